@@ -1,0 +1,47 @@
+# Everything happens in .venv, which the targets make when it is missing or older than pyproject.toml.
+PYTHON ?= python3
+BIN := .venv/bin
+DEMO_SHARDS := shards/synthetic-32
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo check format test test-slow test-gpu clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: .venv/ready ## .venv with the package, editable, and the tools of its dev extra
+
+.venv/ready: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "installing into .venv (PyTorch is large: some minutes the first time)"
+	@$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@
+
+demo: setup ## synthetic flowers to shards, a short training run, pictures
+	$(BIN)/dcgan-shard synthetic --out $(DEMO_SHARDS) --size 32 --count 4000
+	$(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
+	    -m dcgan_dist.train --config configs/synthetic-arch1.yaml --data $(DEMO_SHARDS) --tracker none
+
+check: setup ## format, lint, types, layers: under a minute
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup ## rewrite the sources in the house's form
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+test: setup ## the fast tests
+	$(BIN)/python -m pytest
+
+test-slow: setup ## the slow tests
+	$(BIN)/python -m pytest -m 'slow and not gpu'
+
+test-gpu: setup ## what needs a CUDA device
+	$(BIN)/python -m pytest -m gpu
+
+clean: ## remove .venv and caches; shards and runs stay
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache build dist *.egg-info

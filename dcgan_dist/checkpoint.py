@@ -1,0 +1,250 @@
+"""Checkpoints: written aside, fsynced, renamed; verified on load; the newest k kept.
+
+A checkpoint is a directory ``step-%08d`` of safetensors files and a ``state.json`` with the step, the config and the
+sha256 of each file. Nothing random has a state, so there is none to save.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from dcgan_dist.config import LENGTHS, LogConfig, TrainConfig, leaves
+from dcgan_dist.files import sync_directory, write_whole
+from dcgan_dist.gan import Gan
+
+FORMAT = 1
+MAY_DIFFER = frozenset({*LENGTHS, *(name for name, _ in leaves(LogConfig())), "data", "loader", "threads"})
+"""Settings that a resumed run may change. ``data`` is a path; the images themselves are compared by their index."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A verified checkpoint on disk."""
+
+    path: Path
+    state: dict[str, Any]
+    """Contents of state.json."""
+
+    @property
+    def step(self) -> int:
+        """Steps done."""
+        return int(self.state["step"])
+
+
+class DamagedCheckpointError(Exception):
+    """A checkpoint that does not verify: the file and what is wrong with it."""
+
+
+def save(directory: Path, gan: Gan, *, step: int, state: Mapping[str, Any], keep: int) -> Path:
+    """Write ``directory/step-N`` whole or not at all, then remove all but the newest ``keep``.
+
+    Call it on the main process alone: every process has the same weights and statistics.
+
+    Args:
+        directory: the run's ``checkpoints``.
+        gan: what is trained.
+        step: steps done.
+        state: more for state.json, JSON values only.
+        keep: checkpoints to keep, this one included.
+    """
+    target = directory / f"step-{step:08d}"
+    aside = directory / f".step-{step:08d}.writing"
+    if target.exists():  # stopped again right after a resume
+        return target
+    directory.mkdir(parents=True, exist_ok=True)
+    for stale in directory.glob(".step-*.writing"):
+        shutil.rmtree(stale)
+    aside.mkdir()
+    try:
+        hashes = {}
+        for name, tensors in _tensors(gan).items():
+            path = aside / f"{name}.safetensors"
+            save_file(tensors, path)
+            hashes[path.name] = _settled(path)
+        scalers = {name: player.scaler.state_dict() for name, player in _players(gan).items()}
+        whole = {
+            "format": FORMAT,
+            "step": step,
+            "config": config_dict(gan.config),
+            "scalers": scalers,
+            **state,
+            "sha256": hashes,
+        }
+        write_whole(aside / "state.json", (json.dumps(whole, indent=1) + "\n").encode())
+        sync_directory(aside)
+        aside.rename(target)
+        sync_directory(directory)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+    for old in _directories(directory)[:-keep]:
+        shutil.rmtree(old)
+    return target
+
+
+def newest(directory: Path) -> tuple[Checkpoint | None, list[str]]:
+    """The newest checkpoint that verifies, and a sentence on each damaged one, which is renamed ``.damaged``.
+
+    Raises:
+        ValueError: when there are checkpoints but none verifies.
+    """
+    told: list[str] = []
+    for path in reversed(_directories(directory)):
+        try:
+            return verified(path), told
+        except DamagedCheckpointError as error:
+            told.append(f"damaged checkpoint set aside: {error}")
+            path.rename(path.with_name(path.name + ".damaged"))
+    if told:
+        raise ValueError(f"resume: no checkpoint in {directory} is whole; {'; '.join(told)}")
+    return None, told
+
+
+def find(path: Path) -> Checkpoint:
+    """The checkpoint at ``path``, or the newest whole one of the run at ``path``; nothing is changed.
+
+    Raises:
+        ValueError: when there is none.
+    """
+    candidates = [path] if (path / "state.json").exists() else reversed(_directories(path / "checkpoints"))
+    damaged = []
+    for candidate in candidates:
+        try:
+            return verified(candidate)
+        except DamagedCheckpointError as error:
+            damaged.append(str(error))
+    raise ValueError(f"{path}: no whole checkpoint here" + "".join(f"; {reason}" for reason in damaged))
+
+
+def verified(path: Path) -> Checkpoint:
+    """The checkpoint at ``path`` after comparing every file with its sha256.
+
+    Raises:
+        DamagedCheckpointError: naming the file.
+    """
+    try:
+        state = json.loads((path / "state.json").read_bytes())
+        if state["format"] != FORMAT:
+            raise DamagedCheckpointError(f"{path}: format {state['format']}, this version reads {FORMAT}")
+        hashes = dict(state["sha256"])
+        int(state["step"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DamagedCheckpointError(f"{path / 'state.json'}: {type(error).__name__}: {error}") from None
+    for name, expected in hashes.items():
+        try:
+            found = hashlib.sha256((path / name).read_bytes()).hexdigest()
+        except OSError as error:
+            raise DamagedCheckpointError(f"{path / name}: {error.strerror}") from None
+        if found != expected:
+            raise DamagedCheckpointError(f"{path / name}: sha256 {found[:12]}..., written as {expected[:12]}...")
+    return Checkpoint(path, state)
+
+
+def load(checkpoint: Checkpoint, gan: Gan) -> None:
+    """Put a checkpoint's networks, average, optimizers and scalers into ``gan``."""
+    for name, player in _players(gan).items():
+        load_network(checkpoint.path / f"{name}.safetensors", player.plain)
+        _load_optimizer(checkpoint.path / f"optimizer_{name[0]}.safetensors", player.optimizer)
+        player.scaler.load_state_dict(checkpoint.state["scalers"][name])
+    if gan.average is not None:
+        load_network(checkpoint.path / "ema.safetensors", gan.average.module)
+        gan.average.n_averaged.fill_(checkpoint.step)
+
+
+def load_network(path: Path, network: nn.Module) -> None:
+    """Load a safetensors file into ``network`` in place, keeping its device and memory format.
+
+    Raises:
+        ValueError: when the file is not safetensors or belongs to another network.
+    """
+    try:
+        network.load_state_dict(load_file(path))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise ValueError(f"{path}: does not load into the configured network: {error}") from None
+
+
+def check_resumable(checkpoint: Checkpoint, config: TrainConfig, *, data_digest: str) -> None:
+    """Refuse to go on with other settings or other images than the checkpoint was trained with.
+
+    Raises:
+        ValueError: listing every difference.
+    """
+    saved = checkpoint.state["config"]
+    differences = [
+        f"{name}: was {saved.get(name)}, now {value}"
+        for name, value in config_dict(config).items()
+        if name not in MAY_DIFFER and saved.get(name) != value
+    ]
+    if checkpoint.state["data_digest"] != data_digest:
+        differences.append(f"data: {config.images.data} has other images than the run was trained on")
+    if differences:
+        raise ValueError(f"resume: the run in {checkpoint.path} differs: {'; '.join(differences)}")
+
+
+def config_dict(config: TrainConfig) -> dict[str, Any]:
+    """Settings by name as JSON values, without those of ``config.run``."""
+    run_only = {name for name, _ in leaves(config.run)}
+    return {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in leaves(config)
+        if name not in run_only
+    }
+
+
+def _players(gan: Gan) -> dict[str, Any]:
+    return {"generator": gan.generator, "discriminator": gan.discriminator}
+
+
+def _tensors(gan: Gan) -> dict[str, dict[str, Tensor]]:
+    """Contents of each safetensors file by its name without the ending."""
+    files = {}
+    for name, player in _players(gan).items():
+        files[name] = _contiguous(player.plain.state_dict())
+        state = player.optimizer.state_dict()["state"]
+        files[f"optimizer_{name[0]}"] = _contiguous(
+            {f"{number}.{key}": value for number, entry in state.items() for key, value in entry.items()}
+        )
+    if gan.average is not None:
+        files["ema"] = _contiguous(gan.average.module.state_dict())
+    return files
+
+
+def _contiguous(tensors: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Safetensors refuses channels_last tensors; empty entries (SGD without momentum) are left out."""
+    return {name: value.detach().contiguous() for name, value in tensors.items() if isinstance(value, Tensor)}
+
+
+def _load_optimizer(path: Path, optimizer: Optimizer) -> None:
+    """Each state is copied into ``empty_like(parameter)``: fused kernels walk raw memory, so strides must agree."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for name, value in load_file(path).items():
+        number, key = name.split(".")
+        parameter = parameters[int(number)]
+        if value.shape == parameter.shape:
+            value = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+        elif key == "step" and optimizer.defaults.get("fused"):
+            value = value.to(parameter.device)  # fused kernels read the count on the device
+        optimizer.state[parameter][key] = value
+
+
+def _directories(directory: Path) -> list[Path]:
+    """Checkpoints under their final names, oldest first."""
+    return sorted(path for path in directory.glob("step-" + "[0-9]" * 8) if path.is_dir())
+
+
+def _settled(path: Path) -> str:
+    """The sha256 of a file after its bytes have reached the disk."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,246 @@
+"""From a YAML file and flags to one checked config, and back. The only module that knows tyro."""
+
+import contextlib
+import difflib
+import io
+import json
+import os
+import sys
+import types
+import typing
+from collections.abc import Sequence
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+import tyro
+import yaml
+
+from dcgan_dist.config import LENGTHS, RunConfig, TrainConfig, changed, leaves
+
+PROGRAM = "python -m dcgan_dist.train"
+
+QUICK_START = """Which recipe on which data? For example, with no download:
+
+    dcgan-shard synthetic --out shards/synthetic-32 --size 32 --count 4000
+    accelerate launch -m dcgan_dist.train --config configs/synthetic-arch1.yaml --data shards/synthetic-32
+
+configs/ has the recipes; --help has every setting.
+"""
+
+DESCRIPTION = """Train one DCGAN. Defaults, then the YAML of --config, then flags. Start it with
+
+    accelerate launch -m dcgan_dist.train --config configs/RECIPE.yaml --data SHARDS
+
+or, for n processes on one machine, with
+
+    torchrun --standalone --nproc_per_node n -m dcgan_dist.train --config configs/RECIPE.yaml --data SHARDS
+"""
+
+
+def fail(message: str, *, code: int = 2) -> NoReturn:
+    """End the process with one message for the whole job, not one for each process; exit code 2: the user's mistake."""
+    if is_first_process():
+        print(f"error: {message}", file=sys.stderr, flush=True)
+    raise SystemExit(code)
+
+
+def is_first_process() -> bool:
+    """Whether this is process 0 of its job, from what launchers export; before any process group exists."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def parse(argv: Sequence[str] | None = None) -> TrainConfig:
+    """The config of ``argv``: defaults, then the YAML of ``--config``, then flags. Errors are told once and exit 2."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments:
+        if is_first_process():
+            print(QUICK_START, file=sys.stderr)
+        raise SystemExit(2)
+    try:
+        arguments = normalised(arguments)
+        base = TrainConfig()
+        if path := _config_file(arguments):
+            values = read_yaml(Path(path))
+            if any(_names(argument) & set(LENGTHS) for argument in arguments):
+                values = {name: value for name, value in values.items() if name not in LENGTHS}
+            try:
+                base = changed(base, values)
+            except ValueError as error:
+                raise ValueError(f"config {path}: {error}") from None
+    except ValueError as error:
+        fail(str(error))
+    silence = contextlib.nullcontext() if is_first_process() else contextlib.redirect_stderr(io.StringIO())
+    with silence:
+        return tyro.cli(
+            TrainConfig,
+            args=arguments,
+            default=base,
+            prog=PROGRAM,
+            description=DESCRIPTION,
+            config=(tyro.conf.OmitArgPrefixes,),
+            use_underscores=True,
+            console_outputs=is_first_process(),
+        )
+
+
+def normalised(arguments: Sequence[str]) -> list[str]:
+    """Flags as tyro reads them, from the forms that sweep agents send too.
+
+    ``--flip=True`` becomes ``--flip``, ``--flip=false`` becomes ``--no_flip``, and a list ``1,2`` or ``[1, 2]``
+    becomes ``1 2``.
+    """
+    types_by_name = leaf_types(TrainConfig)
+    result: list[str] = []
+    position = 0
+    while position < len(arguments):
+        argument = arguments[position]
+        position += 1
+        name, equals, value = argument.removeprefix("--").partition("=")
+        name = name.replace("-", "_")
+        kind = types_by_name.get(name) if argument.startswith("--") else None
+        if kind is bool:
+            if not equals and position < len(arguments) and arguments[position].lower() in ("true", "false"):
+                value, position = arguments[position], position + 1
+            if value.lower() not in ("", "true", "false"):
+                raise ValueError(f"{name} must be true or false, got {value!r}")
+            result.append(f"--no_{name}" if value.lower() == "false" else f"--{name}")
+        elif typing.get_origin(kind) is tuple:
+            items = [value] if equals else []
+            while not equals and position < len(arguments) and not arguments[position].startswith("--"):
+                items.append(arguments[position])
+                position += 1
+            result += [f"--{name}", *" ".join(items).strip("[]()").replace(",", " ").split()]
+        else:
+            result.append(argument)
+    return result
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Settings by name from a flat YAML file, each converted by its field's type.
+
+    Raises:
+        ValueError: naming file, line, field and value; an unknown field gets a suggestion.
+    """
+    try:
+        node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
+    except FileNotFoundError:
+        raise ValueError(f"config {path}: no such file") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ValueError(f"config {path}: cannot be read: {' '.join(str(error).split())}") from None
+    if not isinstance(node, yaml.MappingNode):
+        raise ValueError(f"config {path}: must be lines of 'name: value'")
+    types_by_name = leaf_types(TrainConfig)
+    for name in leaf_types(RunConfig):
+        del types_by_name[name]
+    values: dict[str, Any] = {}
+    for key, value in node.value:
+        place = f"config {path}, line {key.start_mark.line + 1}"
+        name = str(key.value).replace("-", "_")
+        if name not in types_by_name:
+            close = difflib.get_close_matches(name, types_by_name, n=1)
+            if name in leaf_types(RunConfig):
+                raise ValueError(f"{place}: {name} belongs on the command line, not in a file")
+            raise ValueError(f"{place}: unknown setting {name!r}" + (f"; did you mean {close[0]}?" if close else ""))
+        if name in values:
+            raise ValueError(f"{place}: {name} is given twice")
+        if isinstance(value, yaml.MappingNode):
+            raise ValueError(f"{place}: {name} must be one value; settings are not nested")
+        items = [item.value for item in value.value] if isinstance(value, yaml.SequenceNode) else value.value
+        try:
+            values[name] = _converted(items, types_by_name[name])
+        except ValueError as error:
+            raise ValueError(f"{place}: {name} must be {error}, got {items!r}") from None
+    return values
+
+
+def _converted(value: Any, kind: Any) -> Any:
+    """A YAML scalar (text) or list as ``kind``; the ValueError says only what it must be."""
+    if isinstance(kind, types.UnionType):
+        (inner,) = [option for option in typing.get_args(kind) if option is not type(None)]
+        return None if value in ("null", "None", "~", "") else _converted(value, inner)
+    if typing.get_origin(kind) is tuple:
+        inner = typing.get_args(kind)
+        if not isinstance(value, list) or len(value) != len(inner):
+            raise ValueError(f"a list of {len(inner)} numbers")
+        return tuple(_converted(item, each) for item, each in zip(value, inner, strict=True))
+    if isinstance(value, list):
+        raise ValueError("one value, not a list")
+    if typing.get_origin(kind) is Literal:
+        if value not in typing.get_args(kind):
+            raise ValueError(" or ".join(typing.get_args(kind)))
+        return value
+    if kind is bool:
+        if value.lower() not in ("true", "false"):
+            raise ValueError("true or false")
+        return value.lower() == "true"
+    if kind is str:
+        return value
+    try:
+        number = float(value)
+        if kind is float:
+            return number
+        return int(value) if value.lstrip("+-").isdigit() else _whole(number)
+    except (ValueError, OverflowError):
+        raise ValueError("a number" if kind is float else "a whole number") from None
+
+
+def _whole(number: float) -> int:
+    if number != int(number):
+        raise ValueError
+    return int(number)
+
+
+def to_yaml(config: TrainConfig) -> str:
+    """The whole config but its ``run`` part as a flat YAML file with a heading for each group."""
+    lines = ["# Every setting of this run. Run it again: " + PROGRAM + " --config THIS_FILE"]
+    for item in fields(config):
+        value = getattr(config, item.name)
+        if isinstance(value, RunConfig):
+            continue
+        if is_dataclass(value):
+            lines += ["", f"# {item.name}: {(value.__doc__ or '').strip()}"]
+            lines += [f"{name}: {_yaml_value(leaf)}" for name, leaf in leaves(value)]
+        elif value is not None:
+            lines.append(f"{item.name}: {_yaml_value(value)}")
+    return "\n".join(lines) + "\n"
+
+
+def _yaml_value(value: Any) -> str:
+    if isinstance(value, tuple):
+        return "[" + ", ".join(_yaml_value(item) for item in value) + "]"
+    if isinstance(value, str) and value and all(c.isalnum() or c in "-_./" for c in value):
+        return value
+    return json.dumps(value)
+
+
+def leaf_types(config_class: Any) -> dict[str, Any]:
+    """Type of each leaf of a config dataclass by its name."""
+    found: dict[str, Any] = {}
+    for name, kind in typing.get_type_hints(config_class).items():
+        found |= leaf_types(kind) if is_dataclass(kind) else {name: kind}
+    return found
+
+
+def _config_file(arguments: Sequence[str]) -> str | None:
+    """The file of --config; without one, a run that is resumed has its own."""
+    path = _value_of("config", arguments)
+    if path is None and "--resume" in arguments and (run_dir := _value_of("run_dir", arguments)):
+        own = Path(run_dir) / "config.yaml"
+        return str(own) if own.exists() else None
+    return path
+
+
+def _names(argument: str) -> set[str]:
+    """The setting an argument names, if it is a flag."""
+    return {argument[2:].partition("=")[0].replace("-", "_")} if argument.startswith("--") else set()
+
+
+def _value_of(name: str, arguments: Sequence[str]) -> str | None:
+    """The value of the last ``--name value`` or ``--name=value``."""
+    found = None
+    for position, argument in enumerate(arguments):
+        if name in _names(argument):
+            _, equals, value = argument.partition("=")
+            found = value if equals else "".join(arguments[position + 1 : position + 2])
+    return found

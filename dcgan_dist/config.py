@@ -1,0 +1,311 @@
+"""The settings of a run as frozen dataclasses, and the rules between them. Standard library only.
+
+Every leaf's name is unique in the whole tree, so that a YAML file and the command line are flat: ``lr: 2e-4`` in a
+recipe and ``--lr 2e-4`` are the same thing. A field's docstring is its ``--help`` text; its default lives here alone.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+LENGTHS = ("max_steps", "max_epochs", "max_images")
+"""The three ways to say how long a run is."""
+
+
+def _positive(name: str, value: float) -> None:
+    if not value > 0 or not math.isfinite(value):
+        raise ValueError(f"{name} must be positive, got {value}")
+
+
+def _not_negative(name: str, value: float) -> None:
+    if not value >= 0 or not math.isfinite(value):
+        raise ValueError(f"{name} must be zero or more, got {value}")
+
+
+def _fraction(name: str, value: float) -> None:
+    if not 0 <= value < 1:
+        raise ValueError(f"{name} must be at least 0 and below 1, got {value}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkConfig:
+    """The two networks."""
+
+    model: str = "dcgan64"
+    """Name of the pair of networks, a row of MODELS in dcgan_dist/models."""
+    image_size: int = 64
+    """Height and width of an image, pixels. The shards must have the same."""
+    channels: int = 3
+    """3 for RGB, 1 for grey. Colour shards are turned grey on load for 1."""
+    value_range: tuple[float, float] = (-1.0, 1.0)
+    """Values that black and white pixels become, for example -1 1."""
+    base_channels: int = 64
+    """The width all others are multiples of, channels."""
+    latent_dim: int = 100
+    """Length of the noise vector z."""
+    prior: Literal["normal", "uniform"] = "normal"
+    """Distribution of z: normal N(0, 1) or uniform U(-1, 1)."""
+    generator_slope: float = 0.0
+    """Negative slope of the generator's activations: 0 is ReLU, 0.2 LeakyReLU 0.2."""
+    batch_norm_momentum: float = 0.1
+    """Share of each new batch in batch norm's running statistics (1 - Keras's momentum)."""
+    dropout: float = 0.0
+    """Probability of dropping a feature, in the models that have dropout."""
+    batch_deviation: float = 0.0
+    """Weight of flowers_arch1's batch deviation channels; 1 is the author's network, 0 turns them off."""
+
+    def __post_init__(self) -> None:
+        if self.channels not in (1, 3):
+            raise ValueError(f"channels must be 1 (grey) or 3 (RGB), got {self.channels}")
+        low, high = self.value_range
+        if not (math.isfinite(low) and math.isfinite(high) and low < high):
+            raise ValueError(f"value_range must be two rising numbers, got {low} {high}")
+        for name in ("image_size", "base_channels", "latent_dim"):
+            _positive(name, getattr(self, name))
+        _not_negative("generator_slope", self.generator_slope)
+        if not 0 < self.batch_norm_momentum <= 1:
+            raise ValueError(f"batch_norm_momentum must be above 0 and at most 1, got {self.batch_norm_momentum}")
+        _fraction("dropout", self.dropout)
+        _not_negative("batch_deviation", self.batch_deviation)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossConfig:
+    """What the networks minimise."""
+
+    loss: str = "bce"
+    """Name of the pair of losses, a row of LOSSES in dcgan_dist/losses.py."""
+    smooth_fake: float = 0.0
+    """Weight of the answer "fake" in the discriminator's loss on reals (one-sided smoothing)."""
+    smooth_real: float = 1.0
+    """Weight of the answer "real" in the discriminator's loss on reals."""
+    instance_noise: float = 0.0
+    """Standard deviation of Gaussian noise added to images before step 1, in value_range units; 0 is none."""
+    instance_noise_decay: float = 1.0
+    """Factor on the instance noise at each step."""
+    instance_noise_on: Literal["reals", "fakes"] = "reals"
+    """Which images the discriminator's instance noise is added to."""
+
+    def __post_init__(self) -> None:
+        _not_negative("smooth_fake", self.smooth_fake)
+        _positive("smooth_real", self.smooth_real)
+        _not_negative("instance_noise", self.instance_noise)
+        if not 0 < self.instance_noise_decay <= 1:
+            raise ValueError(f"instance_noise_decay must be above 0 and at most 1, got {self.instance_noise_decay}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """How the networks are updated."""
+
+    update: Literal["simultaneous", "alternating"] = "alternating"
+    """simultaneous: both gradients at the same weights; alternating: D steps first, then G against the new D."""
+    fresh_z: bool = False
+    """Alternating only: new noise for the generator's update instead of the noise whose fakes D saw."""
+    optimizer: Literal["adam", "rmsprop", "sgd"] = "adam"
+    """Optimizer of both networks."""
+    lr: float = 2e-4
+    """Generator learning rate."""
+    lr_ratio: float = 1.0
+    """Discriminator learning rate divided by the generator's."""
+    lr_decay_g: float = 0.0
+    """Decay of the generator's learning rate: lr / (1 + lr_decay_g * step), steps from 0."""
+    lr_decay_d: float = 0.0
+    """Decay of the discriminator's learning rate."""
+    beta1: float = 0.5
+    """Adam: memory of the mean gradient."""
+    beta2: float = 0.999
+    """Adam: memory of the mean squared gradient."""
+    rho: float = 0.9
+    """RMSprop: memory of the mean squared gradient."""
+    epsilon: float = 1e-8
+    """Adam and RMSprop: added to the root of the mean squared gradient."""
+    ema_decay: float = 0.0
+    """Memory of the exponential moving average of the generator, which is then sampled; 0 is off."""
+
+    def __post_init__(self) -> None:
+        _positive("lr", self.lr)
+        _positive("lr_ratio", self.lr_ratio)
+        _positive("epsilon", self.epsilon)
+        for name in ("lr_decay_g", "lr_decay_d"):
+            _not_negative(name, getattr(self, name))
+        for name in ("beta1", "beta2", "rho", "ema_decay"):
+            _fraction(name, getattr(self, name))
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """The images and the order they come in."""
+
+    data: str = ""
+    """Directory of shards written by dcgan-shard."""
+    batch_size: int = 128
+    """Real images a step, over all processes together."""
+    shuffle_window: int = 16
+    """Shards whose images are mixed with each other; each epoch shuffles the shards as well."""
+    flip: bool = False
+    """Mirror half of the real images, chosen anew each time they are seen."""
+    loader: Literal["auto", "resident"] = "auto"
+    """resident: all images decoded once into memory. auto chooses it; it is the only loader so far."""
+
+    def __post_init__(self) -> None:
+        _positive("batch_size", self.batch_size)
+        _positive("shuffle_window", self.shuffle_window)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComputeConfig:
+    """How the same mathematics is computed."""
+
+    dtype: Literal["float32", "float64"] = "float32"
+    """Type of weights, statistics and optimizers. float64 shows that the number of processes does not matter."""
+    precision: Literal["no", "bf16", "fp16"] = "no"
+    """Mixed precision of the networks' forward and backward passes."""
+    memory_format: Literal["contiguous", "channels_last"] = "contiguous"
+    """Layout of image tensors in memory."""
+    threads: int = 0
+    """CPU threads a process; 0 shares the machine's cores among its processes. Part of bit equality."""
+    compile: bool = False
+    """Compile the networks' forwards with torch.compile (needs a C compiler on CPU)."""
+    deterministic: bool = False
+    """Deterministic CUDA kernels: slower, and then runs repeat to the bit. The CPU always repeats."""
+
+    def __post_init__(self) -> None:
+        _not_negative("threads", self.threads)
+        if self.dtype == "float64" and self.precision != "no":
+            raise ValueError(f"precision must be no with dtype float64, got {self.precision}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogConfig:
+    """What a run reports and keeps. Nothing here changes what is trained."""
+
+    log_every: int = 50
+    """Steps between rows of metrics.jsonl."""
+    sample_every: int = 500
+    """Steps between sample grids of one fixed z."""
+    sample_count: int = 64
+    """Images in a sample grid."""
+    checkpoint_every: int = 1000
+    """Steps between checkpoints; the last step always has one."""
+    keep_checkpoints: int = 3
+    """How many of the newest checkpoints are kept."""
+    tracker: Literal["wandb", "none"] = "wandb"
+    """wandb: Weights & Biases too, offline when there is no key. none: only the files of the run directory."""
+    project: str = "dcgan_dist"
+    """Project name in Weights & Biases."""
+
+    def __post_init__(self) -> None:
+        for name in ("log_every", "sample_every", "sample_count", "checkpoint_every", "keep_checkpoints"):
+            _positive(name, getattr(self, name))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """This one run. Not part of config.yaml, so that a run's file can be run again."""
+
+    config: str = ""
+    """YAML file of a recipe, or the config.yaml of an earlier run to repeat it. Flags override it."""
+    run_dir: str = ""
+    """Directory the run writes; default runs/RECIPE-NNN, the next free number."""
+    resume: bool = False
+    """Go on from the newest checkpoint of run_dir, or start it when there is none."""
+    summary: bool = False
+    """Print both networks as tables and stop."""
+    dry_run: bool = False
+    """Print the resolved config, the steps and the memory the run needs, and stop."""
+    profile: int = 0
+    """Write a torch.profiler trace of this many steps (after 10 for warming up) to run_dir; 0 is none."""
+
+    def __post_init__(self) -> None:
+        _not_negative("profile", self.profile)
+        if self.resume and not self.run_dir:
+            raise ValueError("resume needs run_dir: which run is to go on?")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """One training run."""
+
+    recipe: str = "custom"
+    """Name of the recipe; names the run directory."""
+    seed: int = 0
+    """The run is a function of its config, this number and its data."""
+    max_steps: int | None = None
+    """Length in steps (one update of each network). Give exactly one of the three lengths."""
+    max_epochs: float | None = None
+    """Length in passes over the data."""
+    max_images: int | None = None
+    """Length in real images seen."""
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    losses: LossConfig = field(default_factory=LossConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    images: DataConfig = field(default_factory=DataConfig)
+    compute: ComputeConfig = field(default_factory=ComputeConfig)
+    log: LogConfig = field(default_factory=LogConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**31:
+            raise ValueError(f"seed must be at least 0 and below 2**31, got {self.seed}")
+        if not self.recipe or not all(c.isalnum() or c in "-_." for c in self.recipe) or self.recipe.startswith("."):
+            raise ValueError(f"recipe must be letters, digits, '-', '_' and '.', got {self.recipe!r}")
+        given = {name: getattr(self, name) for name in LENGTHS if getattr(self, name) is not None}
+        if len(given) > 1:
+            raise ValueError(f"give exactly one of {', '.join(LENGTHS)}, got {given}")
+        for name, value in given.items():
+            _positive(name, value)
+
+    def steps(self, image_count: int) -> int:
+        """Steps of the whole run on a data set of ``image_count`` images: ceil(images / batch_size)."""
+        if self.max_steps is not None:
+            return self.max_steps
+        if self.max_images is not None:
+            return math.ceil(self.max_images / self.images.batch_size)
+        if self.max_epochs is not None:
+            return math.ceil(self.max_epochs * image_count / self.images.batch_size)
+        raise ValueError(f"give exactly one of {', '.join(LENGTHS)}")
+
+
+def leaves(config: Any) -> Iterator[tuple[str, Any]]:
+    """Pairs (name, value) of every setting below a dataclass instance, in the order they are written."""
+    for item in dataclasses.fields(config):
+        value = getattr(config, item.name)
+        if dataclasses.is_dataclass(value):
+            yield from leaves(value)
+        else:
+            yield item.name, value
+
+
+def changed(config: TrainConfig, values: dict[str, Any]) -> TrainConfig:
+    """A copy of ``config`` with some leaves replaced, by their names, wherever in the tree they are."""
+
+    def replaced(node: Any) -> Any:
+        updates: dict[str, Any] = {}
+        for item in dataclasses.fields(node):
+            value = getattr(node, item.name)
+            if dataclasses.is_dataclass(value):
+                updates[item.name] = replaced(value)
+            elif item.name in values:
+                updates[item.name] = values[item.name]
+        return dataclasses.replace(node, **updates)
+
+    unknown = set(values) - {name for name, _ in leaves(config)}
+    assert not unknown, unknown
+    return replaced(config)  # type: ignore[no-any-return]
+
+
+def without_effect(config: TrainConfig) -> list[str]:
+    """Sentences on settings that were changed from their default and that this run does not use."""
+    optim, losses, found = config.optim, config.losses, []
+    unused = {"adam": ("rho",), "rmsprop": ("beta1", "beta2"), "sgd": ("beta1", "beta2", "rho", "epsilon")}
+    for name in unused[optim.optimizer]:
+        if getattr(optim, name) != getattr(OptimConfig(), name):
+            found.append(f"{name} {getattr(optim, name)} has no effect with optimizer {optim.optimizer}")
+    if optim.fresh_z and optim.update == "simultaneous":
+        found.append("fresh_z has no effect with update simultaneous, which has one z")
+    if losses.instance_noise == 0 and losses.instance_noise_decay != LossConfig().instance_noise_decay:
+        found.append("instance_noise_decay has no effect with instance_noise 0")
+    return found

@@ -1,0 +1,1 @@
+"""From original image archives to batches: transforms, sources, shards, order, loader."""

@@ -1,0 +1,1 @@
+"""All that knows ranks: collectives, synchronized batch statistics, random numbers by row, the runtime."""

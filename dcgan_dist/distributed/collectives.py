@@ -1,0 +1,80 @@
+"""Sums over processes, with gradients. Every function here is called by all ranks or by none."""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.autograd.function import FunctionCtx
+
+T = TypeVar("T")
+
+
+def world_size() -> int:
+    """Number of processes of the run; 1 without a process group."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """Number of this process in the run, from 0."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def all_reduce(values: Tensor, operation: "dist.ReduceOp.RedOpType" = dist.ReduceOp.SUM) -> Tensor:
+    """``values`` reduced over all ranks, in place; no gradient flows."""
+    if world_size() > 1:
+        dist.all_reduce(values, operation)
+    return values
+
+
+def all_gather(values: Tensor) -> Tensor:
+    """(world_size, *values.shape): the tensors of all ranks, which must have one shape; no gradient flows."""
+    if world_size() == 1:
+        return values[None]
+    gathered = values.new_empty(world_size() * values.numel())
+    dist.all_gather_into_tensor(gathered, values.flatten())  # gloo wants the one shape, flat
+    return gathered.view(world_size(), *values.shape)
+
+
+class _SumOverRanks(torch.autograd.Function):
+    """The sum over ranks; its gradient is the sum over ranks of the gradients."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, values: Tensor) -> Tensor:
+        return all_reduce(values.clone(memory_format=torch.contiguous_format))
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, *grads: Tensor) -> Tensor:
+        return all_reduce(grads[0].clone(memory_format=torch.contiguous_format))
+
+
+def sum_over_ranks(values: Tensor) -> Tensor:
+    """``values`` summed over all ranks; one all-reduce forward and one backward.
+
+    The gradient is that of the *sum over ranks* of whatever the ranks compute from it, which is what
+    DistributedDataParallel's mean of gradients expects when each rank's loss is a mean over its own rows.
+    """
+    if world_size() == 1:
+        return values
+    return _SumOverRanks.apply(values)  # type: ignore[no-any-return]
+
+
+def from_main(action: Callable[[], T]) -> T:
+    """What ``action`` returned on the main process, the only one to run it, on every rank.
+
+    Raises:
+        ValueError: on every rank, when ``action`` raised one.
+    """
+    box: list[T | ValueError | None] = [None]
+    if rank() == 0:
+        try:
+            box[0] = action()
+        except ValueError as error:
+            box[0] = error
+    if world_size() > 1:
+        dist.broadcast_object_list(box, src=0)
+    answer = box[0]
+    if isinstance(answer, ValueError):
+        raise answer
+    return answer  # type: ignore[return-value]

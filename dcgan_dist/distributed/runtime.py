@@ -1,0 +1,127 @@
+"""The processes of a run: start them, share the batch among them, stop them together."""
+
+import os
+import signal
+import time
+from dataclasses import dataclass, field
+from types import FrameType
+
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator, DistributedDataParallelKwargs
+
+from dcgan_dist.config import ComputeConfig
+from dcgan_dist.distributed import collectives
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2)
+
+
+@dataclass
+class Runtime:
+    """This process among the processes of a run."""
+
+    accelerator: Accelerator
+    threads: int
+    stop: "StopRequest"
+    device: torch.device = field(init=False)
+    rank: int = field(init=False)
+    world_size: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.device = self.accelerator.device
+        self.rank = self.accelerator.process_index
+        self.world_size = self.accelerator.num_processes
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the process that writes files and talks to people."""
+        return self.rank == 0
+
+    def rows(self, batch_size: int) -> tuple[int, int]:
+        """Start and stop of this process's own contiguous rows of the global batch.
+
+        Raises:
+            ValueError: when the processes cannot share the batch evenly.
+        """
+        if batch_size % self.world_size:
+            down = batch_size // self.world_size * self.world_size
+            near = f"{down} or {down + self.world_size}" if down else f"{self.world_size}"
+            raise ValueError(
+                f"batch_size must be a multiple of the number of processes: {batch_size} / {self.world_size} = "
+                f"{batch_size / self.world_size:g} images each; try {near}"
+            )
+        local = batch_size // self.world_size
+        return self.rank * local, (self.rank + 1) * local
+
+    def end(self) -> None:
+        """Wait for all and close the process group: the last lines of every run that ends well."""
+        self.accelerator.wait_for_everyone()
+        self.accelerator.end_training()
+
+
+def start(compute: ComputeConfig) -> Runtime:
+    """The runtime of this process: process group, device, CPU threads, kernels' settings."""
+    local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    threads = compute.threads or max(1, len(os.sched_getaffinity(0)) // local_world_size)
+    torch.set_num_threads(threads)
+    if compute.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(mode=True)
+    torch.backends.cudnn.benchmark = not compute.deterministic
+    torch.backends.cuda.matmul.allow_tf32 = not compute.deterministic
+    torch.backends.cudnn.allow_tf32 = not compute.deterministic
+
+    if compute.precision == "fp16" and not torch.cuda.is_available():
+        raise ValueError("precision fp16 needs a CUDA device; use bf16 on a CPU")
+    networks = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
+    # precision is our own autocast: Accelerate's fp16 scaler would be shared by both networks
+    accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="no", kwargs_handlers=[networks])
+    return Runtime(accelerator, threads, StopRequest())
+
+
+class StopRequest:
+    """A wish to stop, from a signal, that all ranks agree on at the same step.
+
+    Handlers only set a flag. Every step or every second, whichever is longer, the ranks compare flags over a gloo
+    group of their own, which never touches the device. A second Ctrl-C stops at once.
+    """
+
+    def __init__(self) -> None:
+        self.received: str | None = None
+        """Name of the signal this process received."""
+        self._group: dist.ProcessGroup | None = None
+        if collectives.world_size() > 1:
+            self._group = dist.new_group(backend="gloo")  # type: ignore[assignment]
+        self._last_step: int | None = None
+        self._last_time = 0.0
+        self._next_check = 0
+
+    def listen(self) -> None:
+        """Take over the signals that ask a run to stop."""
+        for number in STOP_SIGNALS:
+            signal.signal(number, self._receive)
+
+    def ignore(self) -> None:
+        """Give the signals back to Python's defaults, when the run is over."""
+        for number in STOP_SIGNALS:
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if self.received is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.received = signal.Signals(number).name
+
+    def agreed(self, step: int) -> bool:
+        """Whether any rank was asked to stop; the same answer on all ranks. Call it after every step."""
+        if self._group is None:
+            return self.received is not None
+        if step < self._next_check:
+            return False
+        now = time.monotonic()
+        pace = 0.0 if self._last_step is None else (now - self._last_time) / (step - self._last_step)  # seconds a step
+        state = torch.tensor([float(self.received is not None), pace], dtype=torch.float64)
+        dist.all_reduce(state, dist.ReduceOp.MAX, group=self._group)
+        stop, pace = state.tolist()
+        self._last_step, self._last_time = step, now
+        self._next_check = step + max(1, int(1 / pace) if pace > 0 else 1)
+        return bool(stop > 0)

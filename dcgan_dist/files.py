@@ -1,0 +1,52 @@
+"""Files that are whole or absent: written aside, fsynced, renamed. Standard library only."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """A file, open for writing and reading back, that takes its name when the block ends without an error.
+
+    Until then it is ``.NAME.tmp`` in the same directory, removed on any error or interrupt; a kill leaves it
+    behind and the next writer of ``path`` overwrites it. One process at a time may write a path.
+
+    Raises:
+        OSError: If the directory cannot be written or the disk is full; its ``filename`` is ``path``.
+    """
+    aside = path.with_name(f".{path.name}.tmp")
+    try:
+        with aside.open("w+b") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+        sync_directory(path.parent)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            aside.unlink()
+        if isinstance(error, OSError) and error.filename in (None, str(aside)):
+            error.filename = str(path)
+        raise
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write ``data`` to ``path`` so that after a crash the file is the old one or the new one, never a part.
+
+    Raises:
+        OSError: If the directory cannot be written or the disk is full; its ``filename`` is ``path``.
+    """
+    with whole_file(path) as file:
+        file.write(data)
+
+
+def sync_directory(directory: Path) -> None:
+    """Make a rename in ``directory`` survive a power cut."""
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,175 @@
+"""Two networks, two optimizers, a loss and an average, built from a config."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from dcgan_dist.config import OptimConfig, TrainConfig
+from dcgan_dist.distributed.batch_norm import synchronize
+from dcgan_dist.distributed.draws import Dropout, StepDraws, key_dropout
+from dcgan_dist.distributed.runtime import Runtime
+from dcgan_dist.losses import LOSSES, Loss
+from dcgan_dist.models import build_networks
+
+
+@dataclass
+class Player:
+    """One of the two networks with what trains it."""
+
+    network: nn.Module
+    """As it is called: wrapped in DistributedDataParallel when there are several processes."""
+    plain: nn.Module
+    """The network itself."""
+    optimizer: Optimizer
+    scaler: torch.amp.GradScaler
+    """Scales losses in fp16, and does nothing otherwise."""
+    lr: float
+    lr_decay: float
+
+    def __post_init__(self) -> None:
+        self.parameters = list(self.plain.parameters())
+        self._dropouts = [layer for layer in self.plain.modules() if isinstance(layer, Dropout)]
+
+    def key_dropout(self, draws: StepDraws, stream: str) -> None:
+        """Choose the dropout masks of the pass that follows."""
+        if self._dropouts:
+            key_dropout(self._dropouts, draws.keys(stream))
+
+    def schedule(self, step: int) -> None:
+        """Set the learning rate of a step, counted from 0."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.lr / (1 + self.lr_decay * step)
+
+    def backward(self, loss: Tensor, *, retain_graph: bool = False) -> None:
+        """Gradients of ``loss`` for this network alone, averaged over processes."""
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward(inputs=self.parameters, retain_graph=retain_graph)  # type: ignore[no-untyped-call]
+
+    def step(self) -> None:
+        """Update this network."""
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+
+
+@dataclass
+class Gan:
+    """All that is trained, and how images and scores are computed from it."""
+
+    config: TrainConfig
+    device: torch.device
+    generator: Player
+    discriminator: Player
+    loss: Loss
+    average: AveragedModel | None
+    """Exponential moving average of the generator, when the config asks for one."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of weights, noise and images."""
+        return torch.float64 if self.config.compute.dtype == "float64" else torch.float32
+
+    @property
+    def sampled(self) -> nn.Module:
+        """The generator that samples are drawn from: the average when there is one."""
+        return self.generator.plain if self.average is None else self.average.module
+
+    def latent(self, draws: StepDraws, stream: str) -> Tensor:
+        """(rows, latent_dim) noise z of one stream."""
+        network = self.config.network
+        return draws.latent(stream, network.latent_dim, network.prior)
+
+    def generate(self, z: Tensor, *, draws: StepDraws, dropout: str = "dropout_generator") -> Tensor:
+        """Fakes (rows, channels, size, size) from z, in training mode."""
+        self.generator.key_dropout(draws, dropout)
+        with self._autocast():
+            return self.generator.network(z).to(self.dtype)  # type: ignore[no-any-return]
+
+    def discriminate(self, images: Tensor, *, draws: StepDraws, dropout: str) -> Tensor:
+        """Logits (rows,) of images, in training mode; running statistics are updated."""
+        self.discriminator.key_dropout(draws, dropout)
+        with self._autocast():
+            return self.discriminator.network(images).to(self.dtype)  # type: ignore[no-any-return]
+
+    def judge(self, fake: Tensor, *, draws: StepDraws) -> Tensor:
+        """Logits of fakes for the generator's update: D's parameters are constants, its running statistics stay."""
+        plain = self.discriminator.plain
+        constants = {name: parameter.detach() for name, parameter in plain.named_parameters()}
+        copies = {name: buffer.clone() for name, buffer in plain.named_buffers()}
+        self.discriminator.key_dropout(draws, "dropout_judge")
+        with self._autocast():
+            return functional_call(plain, constants | copies, (fake,)).to(self.dtype)  # type: ignore[no-any-return]
+
+    def add_instance_noise(self, images: Tensor, *, draws: StepDraws, on: str) -> Tensor:
+        """Images with this step's Gaussian noise, if the config puts it on ``on`` ("reals" or "fakes")."""
+        losses = self.config.losses
+        if losses.instance_noise == 0 or losses.instance_noise_on != on:
+            return images
+        deviation = losses.instance_noise * losses.instance_noise_decay ** (draws.step + 1)
+        return images + deviation * draws.gaussian("instance_noise", images.shape[1:])
+
+    def discriminator_loss(self, logits_real: Tensor, logits_fake: Tensor) -> Tensor:
+        """D's loss with the config's one-sided smoothing."""
+        losses = self.config.losses
+        return self.loss.discriminator(
+            logits_real, logits_fake, smooth_fake=losses.smooth_fake, smooth_real=losses.smooth_real
+        )
+
+    def _autocast(self) -> torch.autocast:
+        precision = self.config.compute.precision
+        dtype = torch.float16 if precision == "fp16" else torch.bfloat16
+        return torch.autocast(self.device.type, dtype, enabled=precision != "no")
+
+
+def build_gan(config: TrainConfig, runtime: Runtime) -> Gan:
+    """Networks, optimizers and loss of ``config`` on the runtime's device; the same weights on every process."""
+    if config.losses.loss not in LOSSES:
+        raise ValueError(f"loss must be one of {', '.join(LOSSES)}, got {config.losses.loss!r}")
+    generator, discriminator = build_networks(config.network, seed=config.seed)
+    optim = config.optim
+    average = None
+    if optim.ema_decay:
+        update = get_ema_multi_avg_fn(optim.ema_decay)  # type: ignore[no-untyped-call]
+        average = AveragedModel(_placed(generator, config, runtime), multi_avg_fn=update)
+    return Gan(
+        config=config,
+        device=runtime.device,
+        generator=_player(generator, config, runtime, lr=optim.lr, lr_decay=optim.lr_decay_g),
+        discriminator=_player(discriminator, config, runtime, lr=optim.lr * optim.lr_ratio, lr_decay=optim.lr_decay_d),
+        loss=LOSSES[config.losses.loss],
+        average=average,
+    )
+
+
+def _placed(network: nn.Module, config: TrainConfig, runtime: Runtime) -> nn.Module:
+    """``network`` on the device in the config's type and memory format."""
+    compute = config.compute
+    memory_format = torch.channels_last if compute.memory_format == "channels_last" else torch.contiguous_format
+    dtype = torch.float64 if compute.dtype == "float64" else torch.float32
+    return network.to(device=runtime.device, dtype=dtype, memory_format=memory_format)  # type: ignore[call-overload, no-any-return]
+
+
+def _player(network: nn.Module, config: TrainConfig, runtime: Runtime, *, lr: float, lr_decay: float) -> Player:
+    plain = synchronize(_placed(network, config, runtime), runtime.device).train()
+    if config.compute.compile:
+        plain.compile()
+    return Player(
+        network=runtime.accelerator.prepare_model(plain),
+        plain=plain,
+        optimizer=_optimizer(plain, config.optim, lr=lr),
+        scaler=torch.amp.GradScaler(runtime.device.type, enabled=config.compute.precision == "fp16"),
+        lr=lr,
+        lr_decay=lr_decay,
+    )
+
+
+def _optimizer(network: nn.Module, optim: OptimConfig, *, lr: float) -> Optimizer:
+    parameters = list(network.parameters())
+    if optim.optimizer == "adam":
+        return torch.optim.Adam(parameters, lr, betas=(optim.beta1, optim.beta2), eps=optim.epsilon, fused=True)
+    if optim.optimizer == "rmsprop":
+        return torch.optim.RMSprop(parameters, lr, alpha=optim.rho, eps=optim.epsilon, foreach=True)
+    return torch.optim.SGD(parameters, lr, fused=True)

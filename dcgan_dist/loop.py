@@ -1,0 +1,192 @@
+"""The training loop: the order of a step, and what happens every so many steps."""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from dcgan_dist import checkpoint
+from dcgan_dist.data.loader import Loader
+from dcgan_dist.distributed import collectives
+from dcgan_dist.distributed.draws import StepDraws
+from dcgan_dist.distributed.runtime import Runtime
+from dcgan_dist.gan import Gan
+from dcgan_dist.images import grid, to_images, write_png
+from dcgan_dist.run_directory import RunDirectory
+from dcgan_dist.sampling import sample_pixels
+from dcgan_dist.steps import STEPS
+from dcgan_dist.tracking import Tracker
+
+NEVER = 2**62
+"""A step that does not come."""
+
+
+class DivergenceError(Exception):
+    """A loss is not a number any more: which, and since which step."""
+
+
+@dataclass
+class Training:
+    """One run in progress: everything that ``train`` needs."""
+
+    gan: Gan
+    loader: Loader
+    runtime: Runtime
+    run: RunDirectory
+    tracker: Tracker
+    total_steps: int
+    run_id: str
+    step: int = 0
+    """Steps done."""
+    clock: "Clock" = field(default_factory=lambda: Clock())
+
+    def __post_init__(self) -> None:
+        device = self.runtime.device
+        self._rows = self.runtime.rows(self.gan.config.images.batch_size)
+        self._first_bad = torch.full((2,), NEVER, dtype=torch.int64, device=device)  # of loss/d and loss/g
+
+    def update(self) -> dict[str, Tensor]:
+        """One update of each network; scalars over this process's rows."""
+        gan, config = self.gan, self.gan.config
+        start, stop = self._rows
+        draws = StepDraws(config.seed, self.step, config.images.batch_size, start, stop, self.runtime.device, gan.dtype)
+        with self.clock.measured("data"):
+            pixels = self.loader.batch(self.step)
+        real = to_images(pixels, config.network.value_range, dtype=gan.dtype)
+        if config.images.flip:
+            real = torch.where(draws.coins("flip")[:, None, None, None], real.flip(-1), real)
+        if config.compute.memory_format == "channels_last":
+            real = real.contiguous(memory_format=torch.channels_last)
+        for player in (gan.generator, gan.discriminator):
+            player.schedule(self.step)
+        scalars = STEPS[config.optim.update](gan, real, draws=draws)
+        if gan.average is not None:
+            gan.average.update_parameters(gan.generator.plain)
+        self.step += 1
+
+        bad = ~torch.stack([scalars["loss/d"], scalars["loss/g"]]).isfinite()
+        self._first_bad = torch.where(bad, self._first_bad.clamp(max=self.step), self._first_bad)
+        return scalars
+
+    def check(self) -> None:
+        """Stop on all ranks if any loss of any rank has stopped being a number; before anything reaches disk.
+
+        Raises:
+            DivergenceError: naming network and step.
+        """
+        first = collectives.all_reduce(self._first_bad.clone(), torch.distributed.ReduceOp.MIN).tolist()
+        if min(first) < NEVER:
+            name = "loss/d (discriminator)" if first[0] <= first[1] else "loss/g (generator)"
+            raise DivergenceError(f"{name} is not finite since step {min(first)}; a lower lr may help")
+
+    def log(self, scalars: Mapping[str, Tensor]) -> None:
+        """Read the step's scalars, means over the global batch, and hand them to the tracker."""
+        stacked = torch.stack(list(scalars.values())).double()
+        means = (collectives.all_reduce(stacked) / self.runtime.world_size).tolist()
+        batch_size = self.gan.config.images.batch_size
+        times = self.clock.read(self.step)
+        row = dict(zip(scalars, means, strict=True))
+        row |= {"images_seen": self.step * batch_size, "images/s": batch_size / times["time/step"], **times}
+        self.tracker.scalars(self.step, row)
+
+    def sample(self) -> None:
+        """Write the grid of the fixed z."""
+        config = self.gan.config
+        with self.clock.measured("pause"):
+            indices = range(config.log.sample_count)
+            pixels = sample_pixels(self.gan.sampled, indices, seed=config.seed, network=config.network)
+            if self.runtime.is_main:
+                self.run.samples.mkdir(exist_ok=True)
+                path = self.run.sample(self.step)
+                write_png(path, grid(pixels))
+                self.tracker.picture(self.step, "samples", path)
+
+    def save(self) -> None:
+        """Write a checkpoint."""
+        log = self.gan.config.log
+        with self.clock.measured("pause"):
+            if self.runtime.is_main:
+                state = {
+                    "world_size": self.runtime.world_size,
+                    "threads": torch.get_num_threads(),
+                    "data_digest": self.loader.digest,
+                    "metrics_bytes": self.tracker.metrics_bytes(),
+                    "run_id": self.run_id,
+                }
+                checkpoint.save(self.run.checkpoints, self.gan, step=self.step, state=state, keep=log.keep_checkpoints)
+
+
+def train(training: Training, *, after_step: Callable[[], None] = lambda: None) -> bool:
+    """Train to the last step or until a signal asks to stop; True when all steps are done.
+
+    Leaves sample grids, checkpoints and metrics in the run directory. ``after_step`` is called after each step.
+
+    Raises:
+        DivergenceError: when a loss is not finite; nothing of it has reached disk.
+    """
+    log = training.gan.config.log
+    stop = training.runtime.stop
+    if training.step == 0:
+        training.sample()
+    training.clock.start(training.step)
+    saved = training.step
+    while training.step < training.total_steps and not stop.agreed(training.step):
+        scalars = training.update()
+        training.tracker.advance(training.step)
+        after_step()
+
+        last = training.step == training.total_steps
+        logs, samples, saves = (
+            last or training.step % every == 0 for every in (log.log_every, log.sample_every, log.checkpoint_every)
+        )
+        if logs or samples or saves:
+            training.check()
+        if logs:
+            training.log(scalars)
+        if samples:
+            training.sample()
+        if saves:
+            training.save()
+            saved = training.step
+
+    if training.step > saved:
+        training.check()
+        training.save()
+    return training.step == training.total_steps
+
+
+class Clock:
+    """Wall time since the last row, split into steps, waiting for data, and pauses (samples, checkpoints)."""
+
+    def __init__(self) -> None:
+        self._spent = {"data": 0.0, "pause": 0.0}
+        self.start(0)
+
+    def start(self, step: int) -> None:
+        """Begin to count after ``step`` steps."""
+        self._step, self._time = step, time.perf_counter()
+        self._spent = dict.fromkeys(self._spent, 0.0)
+
+    @contextlib.contextmanager
+    def measured(self, part: str) -> Iterator[None]:
+        """Count what happens inside as ``part``."""
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._spent[part] += time.perf_counter() - begin
+
+    def read(self, step: int) -> dict[str, float]:
+        """Seconds a step without pauses, seconds a step waiting for data, seconds of pauses; and start again."""
+        steps = step - self._step
+        whole = time.perf_counter() - self._time
+        times = {
+            "time/step": (whole - self._spent["pause"]) / steps,
+            "time/data": self._spent["data"] / steps,
+            "time/pause": self._spent["pause"],
+        }
+        self.start(step)
+        return times

@@ -1,0 +1,103 @@
+"""The published pairs of networks, one file each, and the table they are chosen from."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+import torch
+from torch import nn
+
+from dcgan_dist.config import NetworkConfig
+from dcgan_dist.models import dcgan64, flowers_arch1, flowers_arch2, mnist28, pooled
+from dcgan_dist.models.layers import dcgan_initialise, keras_initialise
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """A pair of networks and the settings it takes."""
+
+    generator: Callable[[NetworkConfig], nn.Module]
+    """Builds the network from noise (N, latent_dim) to images (N, channels, image_size, image_size)."""
+    discriminator: Callable[[NetworkConfig], nn.Module]
+    """Builds the network from such images to logits (N,)."""
+    initialise: Callable[[nn.Module, torch.Generator], None]
+    """Draws the initial weights of either network, in place."""
+    image_sizes: tuple[int, ...]
+    dropout: bool = False
+    """Whether it has dropout layers."""
+    batch_deviation: bool = False
+    """Whether it has batch deviation channels."""
+
+
+MODELS = {
+    "dcgan64": Model(
+        generator=dcgan64.Generator,
+        discriminator=dcgan64.Discriminator,
+        initialise=dcgan_initialise,
+        image_sizes=(64,),
+    ),
+    "flowers_arch1": Model(
+        generator=flowers_arch1.Generator,
+        discriminator=flowers_arch1.Discriminator,
+        initialise=keras_initialise,
+        image_sizes=(32,),
+        dropout=True,
+        batch_deviation=True,
+    ),
+    "flowers_arch2": Model(
+        generator=flowers_arch2.Generator,
+        discriminator=flowers_arch2.Discriminator,
+        initialise=keras_initialise,
+        image_sizes=(28,),
+        dropout=True,
+    ),
+    "mnist28": Model(
+        generator=mnist28.Generator,
+        discriminator=mnist28.Discriminator,
+        initialise=keras_initialise,
+        image_sizes=(28,),
+        dropout=True,
+    ),
+    "pooled": Model(
+        generator=pooled.Generator,
+        discriminator=pooled.Discriminator,
+        initialise=keras_initialise,
+        image_sizes=(28, 32),
+        dropout=True,
+    ),
+}
+"""The values of the config field ``model``."""
+
+
+def build_networks(config: NetworkConfig, *, seed: int) -> tuple[nn.Module, nn.Module]:
+    """New (generator, discriminator) on the CPU, their weights a function of ``config`` and ``seed`` alone.
+
+    Each network draws in float32 from a generator of its own, so neither's weights depend on the other's shape.
+
+    Raises:
+        ValueError: No such model, or it cannot honour a field of ``config``.
+    """
+    model = _model(config)
+    with torch.random.fork_rng(devices=[]):  # torch's own initial weights, soon replaced, would move its global state
+        networks = model.generator(config), model.discriminator(config)
+    for number, network in enumerate(networks):
+        model.initialise(network, torch.Generator().manual_seed(2 * seed + number))
+    return networks
+
+
+def _model(config: NetworkConfig) -> Model:
+    """The row of MODELS that ``config`` names, once it is sure to honour every field."""
+    name = config.model
+    if name not in MODELS:
+        close = get_close_matches(name, MODELS, n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise ValueError(f"model must be one of {', '.join(MODELS)}, got {name}{hint}")
+    model = MODELS[name]
+    if config.image_size not in model.image_sizes:
+        sizes = " or ".join(map(str, model.image_sizes))
+        raise ValueError(f"image_size must be {sizes} for model {name}, got {config.image_size}")
+    if config.dropout and not model.dropout:
+        raise ValueError(f"dropout must be 0 for model {name}, which has no dropout, got {config.dropout}")
+    if config.batch_deviation and not model.batch_deviation:
+        raise ValueError(f"batch_deviation must be 0 for model {name}, which has none, got {config.batch_deviation}")
+    return model

@@ -1,0 +1,62 @@
+"""The 28x28 flower networks with upsampling and dropout, architecture 2 of S. Tinani (2018, revised 2023)."""
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from dcgan_dist.config import NetworkConfig
+from dcgan_dist.distributed.draws import Dropout
+from dcgan_dist.models.layers import DenseStem, SameConv2d, SameConvTranspose2d, generator_block
+
+BATCH_NORM_EPSILON = 1e-3
+DISCRIMINATOR_SLOPE = 0.2
+
+
+class Generator(nn.Module):
+    """Images (N, channels, 28, 28) in [0, 1] from noise (N, latent_dim).
+
+    After Tinani's program, whose base_channels are 32. Differs: the fakes of the discriminator's update come from
+    training mode, batch statistics and dropout included; the author draws them in inference mode.
+    """
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        widths = [config.base_channels * scale for scale in (8, 4, 2, 1)]
+        self.stem = DenseStem(config, widths[0], size=7, epsilon=BATCH_NORM_EPSILON, bias=True)
+        self.dropout = Dropout(config.dropout)
+        first, second, third = (
+            generator_block(SameConvTranspose2d(wide, thin, kernel_size=5), config, epsilon=BATCH_NORM_EPSILON)
+            for wide, thin in pairwise(widths)
+        )
+        self.body = nn.Sequential(nn.Upsample(scale_factor=2), first, nn.Upsample(scale_factor=2), second, third)
+        self.head = SameConvTranspose2d(widths[-1], config.channels, kernel_size=5)
+
+    def forward(self, z: Tensor) -> Tensor:
+        features = self.dropout(self.stem(z))  # (N, 8c, 7, 7)
+        return torch.sigmoid(self.head(self.body(features)))  # (N, channels, 28, 28)
+
+
+class Discriminator(nn.Module):
+    """Logits (N,) of images (N, channels, 28, 28) being real. After Tinani's program."""
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        widths = [config.base_channels * scale for scale in (2, 4, 8, 16)]
+        strides = [2, 2, 2, 1]
+        self.body = nn.Sequential(
+            *(
+                nn.Sequential(
+                    SameConv2d(thin, wide, kernel_size=5, stride=stride),
+                    nn.LeakyReLU(DISCRIMINATOR_SLOPE),
+                    Dropout(config.dropout),
+                )
+                for (thin, wide), stride in zip(pairwise([config.channels, *widths]), strides, strict=True)
+            )
+        )
+        self.head = nn.Linear(widths[-1] * 4 * 4, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.body(images)  # (N, 16c, 4, 4)
+        logits: Tensor = self.head(features.flatten(1))  # (N, 1)
+        return logits.flatten()

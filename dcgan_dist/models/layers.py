@@ -1,0 +1,100 @@
+"""Blocks and initial weights that two or more models share.
+
+Keras's padding "same" splits an odd amount unevenly, the smaller half first (top, left), which torch's layers cannot
+say for a stride above 1: ``SameConv2d`` and ``SameConvTranspose2d`` do.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dcgan_dist.config import NetworkConfig
+from dcgan_dist.distributed.batch_norm import BatchNorm2d
+
+
+def same_padding(size: int, kernel_size: int, *, stride: int) -> tuple[int, int]:
+    """Pixels to add (before, after) one axis of ``size`` pixels, so that a convolution leaves ceil(size / stride)."""
+    outputs = -(-size // stride)
+    total = max((outputs - 1) * stride + kernel_size - size, 0)
+    return total // 2, total - total // 2
+
+
+class SameConv2d(nn.Conv2d):
+    """Convolution with Keras's padding "same": features (N, C, n, n) to (N, outputs, m, m), m = ceil(n / stride)."""
+
+    def __init__(self, inputs: int, outputs: int, *, kernel_size: int, stride: int = 1) -> None:
+        super().__init__(inputs, outputs, kernel_size, stride=stride)
+
+    def forward(self, features: Tensor) -> Tensor:
+        before, after = same_padding(features.shape[-1], self.kernel_size[0], stride=self.stride[0])
+        if before == after:
+            return F.conv2d(features, self.weight, self.bias, stride=self.stride, padding=before)
+        return super().forward(F.pad(features, (before, after, before, after)))
+
+
+class SameConvTranspose2d(nn.ConvTranspose2d):
+    """Transposed convolution with Keras's padding "same": features (N, C, n, n) to (N, outputs, m, m), m = n * stride.
+
+    torch's ``padding`` crops both sides by the smaller half; the slice, a view, crops the pixel that may be left.
+    """
+
+    def __init__(self, inputs: int, outputs: int, *, kernel_size: int, stride: int = 1, bias: bool = True) -> None:
+        assert kernel_size >= stride
+        super().__init__(inputs, outputs, kernel_size, stride=stride, padding=(kernel_size - stride) // 2, bias=bias)
+
+    def forward(self, features: Tensor, output_size: list[int] | None = None) -> Tensor:
+        size = features.shape[-1] * self.stride[0]
+        return super().forward(features, output_size)[..., :size, :size]
+
+
+def activation(slope: float) -> nn.Module:
+    """LeakyReLU of a negative slope; ReLU for 0."""
+    return nn.LeakyReLU(slope) if slope else nn.ReLU()
+
+
+def generator_block(layer: nn.ConvTranspose2d, config: NetworkConfig, *, epsilon: float) -> nn.Sequential:
+    """``layer``, batch norm and the generator's activation."""
+    batch_norm = BatchNorm2d(layer.out_channels, eps=epsilon, momentum=config.batch_norm_momentum)
+    return nn.Sequential(layer, batch_norm, activation(config.generator_slope))
+
+
+class DenseStem(nn.Module):
+    """First features (N, channels, size, size) from noise (N, latent_dim): dense, batch norm, activation, reshape.
+
+    Batch norm comes before the reshape, as in the Keras programs: each feature of each position has its own statistics.
+    """
+
+    def __init__(self, config: NetworkConfig, channels: int, *, size: int, epsilon: float, bias: bool) -> None:
+        super().__init__()
+        self.shape = (channels, size, size)
+        features = channels * size * size
+        self.dense = nn.Linear(config.latent_dim, features, bias=bias)
+        self.batch_norm = BatchNorm2d(features, eps=epsilon, momentum=config.batch_norm_momentum)
+        self.activation = activation(config.generator_slope)
+
+    def forward(self, z: Tensor) -> Tensor:
+        features: Tensor = self.dense(z)[:, :, None, None]  # (N, channels * size * size, 1, 1)
+        features = self.activation(self.batch_norm(features))
+        return features.reshape(-1, *self.shape)
+
+
+def keras_initialise(network: nn.Module, generator: torch.Generator) -> None:
+    """Keras's defaults: weights Glorot uniform, biases 0; batch norm stays at weight 1, bias 0."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+            nn.init.xavier_uniform_(module.weight, generator=generator)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
+def dcgan_initialise(network: nn.Module, generator: torch.Generator) -> None:
+    """Those of Radford et al. 2015: weights N(0, 0.02), batch norm weights N(1, 0.02), biases 0.
+
+    One recipe's author prints a standard deviation of 0.2; the paper and every program use 0.02.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear | BatchNorm2d):
+            mean = 1.0 if isinstance(module, BatchNorm2d) else 0.0
+            nn.init.normal_(module.weight, mean, 0.02, generator=generator)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)

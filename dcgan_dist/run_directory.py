@@ -1,0 +1,119 @@
+"""The directory of one run: its name, its files, what it says about itself."""
+
+import json
+import os
+import platform
+import re
+import secrets
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dcgan_dist import __version__
+from dcgan_dist.distributed.runtime import Runtime
+from dcgan_dist.files import write_whole
+
+
+class RunDirectory:
+    """Paths of a run's files; the methods write them and belong to the main process."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / "config.yaml"
+        self.environment = path / "environment.json"
+        self.metrics = path / "metrics.jsonl"
+        self.samples = path / "samples"
+        self.reals = path / "reals.png"
+        self.losses = path / "losses.png"
+        self.progress = path / "progress.gif"
+        self.checkpoints = path / "checkpoints"
+        self.trace = path / "trace.json"
+        self.status = path / "status.json"
+        self.requeue = path / "requeue"
+        """Exists after a stop that was asked for: a batch script looks for it and queues the job again."""
+
+    def sample(self, step: int) -> Path:
+        """The sample grid after ``step`` steps."""
+        return self.samples / f"step-{step:08d}.png"
+
+    def sample_grids(self) -> list[tuple[int, Path]]:
+        """Pairs (step, file) of all sample grids, oldest first."""
+        return [(int(path.stem.removeprefix("step-")), path) for path in sorted(self.samples.glob("step-*.png"))]
+
+    def set_status(self, state: str, reason: str = "") -> None:
+        """Write status.json: running, done, stopped or failed, and why."""
+        write_whole(self.status, (json.dumps({"state": state, "reason": reason}) + "\n").encode())
+
+    def write_environment(self, runtime: Runtime) -> None:
+        """Write what the run's numbers may depend on: versions, devices, processes, threads."""
+        packages = ("accelerate", "numpy", "safetensors", "torch", "torchvision", "wandb", "webdataset")
+        facts: dict[str, Any] = {
+            "dcgan_dist": __version__,
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            "processor": _processor(),
+            "device": torch.cuda.get_device_name(runtime.device) if runtime.device.type == "cuda" else "cpu",
+            "cuda": torch.version.cuda if runtime.device.type == "cuda" else None,
+            "world_size": runtime.world_size,
+            "threads": torch.get_num_threads(),
+            "packages": {name: version(name) for name in packages},
+            "command": sys.argv,
+        }
+        write_whole(self.environment, (json.dumps(facts, indent=1) + "\n").encode())
+
+
+def open_run(run_dir: str, *, recipe: str, resume: bool) -> RunDirectory:
+    """The directory of a run, made if it does not exist. Main process only.
+
+    Args:
+        run_dir: the wanted path, or "" for runs/RECIPE-NNN with the next free number.
+        recipe: name of the recipe.
+        resume: whether an earlier run there is to go on.
+
+    Raises:
+        ValueError: when the directory holds something and is not to be resumed, or cannot be made.
+    """
+    if not run_dir:
+        return _numbered(Path("runs"), recipe)
+    path = Path(run_dir)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"run_dir {path}: cannot be made: {error.strerror}") from None
+    if not resume and any(path.iterdir()):
+        raise ValueError(f"run_dir {path} exists and is not empty: add --resume to go on, or name another")
+    return RunDirectory(path)
+
+
+def _numbered(parent: Path, recipe: str) -> RunDirectory:
+    parent.mkdir(exist_ok=True)
+    pattern = re.compile(re.escape(recipe) + r"-(\d+)")
+    taken = [int(match[1]) for path in parent.iterdir() if (match := pattern.fullmatch(path.name))]
+    number = max(taken, default=0) + 1
+    while True:
+        path = parent / f"{recipe}-{number:03d}"
+        try:
+            path.mkdir()
+        except FileExistsError:  # another run was quicker
+            number += 1
+        else:
+            return RunDirectory(path)
+
+
+def new_run_id() -> str:
+    """An identity for a run in Weights & Biases; kept in checkpoints so that a resumed run goes on."""
+    return secrets.token_hex(4)
+
+
+def _processor() -> str:
+    """Model name of the CPU."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return f"{line.partition(':')[2].strip()}, {os.cpu_count()} cores"
+    except OSError:
+        pass
+    return platform.processor()

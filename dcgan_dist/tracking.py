@@ -1,0 +1,212 @@
+"""What a run says: metrics.jsonl always, the console, and Weights & Biases when wanted, behind one Tracker.
+
+Only the main process has sinks; on the other ranks every method does nothing, so callers need not ask.
+"""
+
+import json
+import os
+import sys
+import time
+import types
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from dcgan_dist.config import TrainConfig
+
+
+class Sink(Protocol):
+    """Somewhere scalars and pictures go."""
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """One row of scalars after ``step`` steps."""
+
+    def picture(self, step: int, name: str, path: Path) -> None:
+        """A picture file made after ``step`` steps."""
+
+    def close(self, *, failed: bool) -> None:
+        """Nothing more will come."""
+
+
+class JsonLines:
+    """metrics.jsonl: one JSON object a row, written line by line; the record of truth."""
+
+    def __init__(self, path: Path, *, keep_bytes: int) -> None:
+        if path.exists():
+            os.truncate(path, min(keep_bytes, path.stat().st_size))
+        self._file = path.open("a", buffering=1, encoding="utf-8")
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
+
+    def picture(self, step: int, name: str, path: Path) -> None:
+        """Pictures are files already."""
+
+    def size(self) -> int:
+        """Bytes that have reached the disk."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        return self._file.tell()
+
+    def close(self, *, failed: bool) -> None:
+        self._file.close()
+
+
+class ConsoleSink:
+    """A live progress display on a terminal, plain lines elsewhere."""
+
+    def __init__(self, console: Console, *, total_steps: int, first_step: int) -> None:
+        self._console = console
+        self._total = total_steps
+        self._first = first_step
+        self._start = time.monotonic()
+        self._progress: Progress | None = None
+        if console.is_terminal:
+            self._progress = Progress(
+                TextColumn("step"),
+                MofNCompleteColumn(),
+                BarColumn(),
+                _Scalars(),
+                TextColumn("left"),
+                TimeRemainingColumn(),
+                console=console,
+                refresh_per_second=4,
+                speed_estimate_period=60,
+            )
+            self._task = self._progress.add_task("train", total=total_steps, completed=first_step, line="")
+            self._progress.start()
+
+    def advance(self, step: int) -> None:
+        """Move the bar."""
+        if self._progress is not None:
+            self._progress.update(self._task, completed=step)
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        line = (
+            f"{values['images/s']:.0f} images/s  loss D {values['loss/d']:.3f} G {values['loss/g']:.3f}  "
+            f"D(x) {values['score/real']:.2f} D(G(z)) {values['score/fake']:.2f}"
+        )
+        if self._progress is not None:
+            self._progress.update(self._task, completed=step, line=line)
+        else:
+            pace = (time.monotonic() - self._start) / max(1, step - self._first)
+            left = timedelta(seconds=round(pace * (self._total - step)))
+            self.say(f"step {step}/{self._total}  {line}  left {left}")
+
+    def picture(self, step: int, name: str, path: Path) -> None:
+        """Told at the end of the run, all in one line."""
+
+    def say(self, message: str) -> None:
+        """One line for people."""
+        self._console.print(message, highlight=False, markup=False, soft_wrap=True)
+
+    def close(self, *, failed: bool) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+
+
+class _Scalars(ProgressColumn):
+    """The newest scalars."""
+
+    def render(self, task: Task) -> Text:
+        return Text(task.fields["line"])
+
+
+class WandbSink:
+    """A Weights & Biases run: online with a key, offline without; trouble with the server never ends training."""
+
+    def __init__(self, config: TrainConfig, settings: Mapping[str, Any], *, run_dir: Path, run_id: str) -> None:
+        mode = wandb_mode()
+        if mode != "online":
+            os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # else a DNS look-up, even offline
+        import wandb
+
+        def begin(mode: str) -> Any:
+            return wandb.init(
+                project=config.log.project,
+                name=run_dir.name,
+                id=run_id,
+                resume="allow",
+                dir=str(run_dir),
+                config=dict(settings),
+                mode=mode,  # type: ignore[arg-type]
+                settings=wandb.Settings(init_timeout=20, finish_timeout=60, console="off", silent=True),
+            )
+
+        try:
+            self._run = begin(mode)
+        except wandb.errors.Error as error:
+            mode = "offline"
+            os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+            print(f"W&B: {error}; going on offline", file=sys.stderr)
+            self._run = begin(mode)
+        self._run.define_metric("step")
+        self._run.define_metric("*", step_metric="step")
+        self._image = wandb.Image
+        upload = f"{mode}; upload later with: wandb sync {Path(self._run.dir).parent}"
+        self.description = self._run.url if mode == "online" else upload
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        self._run.log({"step": step, **values})
+
+    def picture(self, step: int, name: str, path: Path) -> None:
+        self._run.log({"step": step, name: self._image(str(path))})
+
+    def close(self, *, failed: bool) -> None:
+        self._run.finish(exit_code=int(failed))
+
+
+def wandb_mode() -> str:
+    """``WANDB_MODE`` when set; else online with a key, and offline without."""
+    if mode := os.environ.get("WANDB_MODE"):
+        return mode
+    import wandb
+
+    return "online" if wandb.login(prompt=False, verify=False) else "offline"
+
+
+class Tracker:
+    """All sinks of one run as one."""
+
+    def __init__(self, sinks: list[Sink]) -> None:
+        self._sinks = sinks
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: types.TracebackType | None
+    ) -> None:
+        for sink in self._sinks:
+            sink.close(failed=kind is not None)
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """One row of scalars after ``step`` steps."""
+        for sink in self._sinks:
+            sink.scalars(step, values)
+
+    def picture(self, step: int, name: str, path: Path) -> None:
+        """A picture file made after ``step`` steps."""
+        for sink in self._sinks:
+            sink.picture(step, name, path)
+
+    def advance(self, step: int) -> None:
+        """Called after every step; moves the progress bar."""
+        for sink in self._sinks:
+            if isinstance(sink, ConsoleSink):
+                sink.advance(step)
+
+    def say(self, message: str) -> None:
+        """One line for people."""
+        for sink in self._sinks:
+            if isinstance(sink, ConsoleSink):
+                sink.say(message)
+
+    def metrics_bytes(self) -> int:
+        """Size of metrics.jsonl on disk; a resumed run cuts the file back to it."""
+        return sum(sink.size() for sink in self._sinks if isinstance(sink, JsonLines))

@@ -1,0 +1,205 @@
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dcgan_dist import shard
+from dcgan_dist.data.shards import read_index
+from tests.data.made import bytes_of, photos
+from tests.shared import SHARED, needs_shared
+
+COMMAND = [sys.executable, "-c", "from dcgan_dist.shard import main; main()"]
+
+
+def run(*arguments: str | Path) -> int:
+    """The exit code of dcgan-shard, in this process."""
+    try:
+        shard.main([str(argument) for argument in arguments])
+    except SystemExit as end:
+        return int(end.code or 0)
+    return 0
+
+
+def convert(source: Path, out: Path, *options: str) -> int:
+    return run("folder", source, "--out", out, "--size", "8", "--shard-images", "8", "--workers", "1", *options)
+
+
+def test_a_conversion_from_start_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "set"
+    assert convert(photos(tmp_path / "in"), out) == 0
+    printed = capsys.readouterr()
+    assert re.search(r"converted 40 images in .* s, .* images/s, 0\.1 MB in 5 shards", printed.out)
+    assert printed.out.endswith(f"40 images, 2 classes: {out}\nnext: dcgan-shard info {out}\n")
+    assert re.fullmatch(r"40 of 40 images, \d s\n", printed.err)
+
+    assert convert(tmp_path / "in", out, "--quiet") == 0
+    assert capsys.readouterr() == ("", "")
+    assert convert(tmp_path / "in", out) == 0
+    assert f"nothing to do: {out} is whole" in capsys.readouterr().out
+
+    assert run("verify", out) == 0
+    assert "checked 40 images, 5 shards, 0.1 MB: all whole" in capsys.readouterr().out
+    (out / "set-000002.tar").write_bytes(b"")
+    assert run("verify", out, "--quiet") == 1
+    assert "set-000002.tar: is damaged" in capsys.readouterr().err
+
+
+def test_info_prints_and_draws(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "set"
+    convert(photos(tmp_path / "in"), out, "--quiet")
+    assert run("info", out, "--json") == 0
+    data = json.loads(capsys.readouterr().out)
+    assert (data["images"], data["class_counts"], data["settings"]["classes"]) == (40, [20, 20], ["cat", "dog"])
+    assert not (out / "contact-sheet.png").exists()
+    assert run("info", out) == 0
+    printed = capsys.readouterr().out
+    assert "set: 40 images of 8 x 8, RGB" in printed
+    assert re.search(r"1 │ dog +│ +20 │ 50\.0%", printed)
+    assert f"contact sheet: {out / 'contact-sheet.png'}" in printed
+    with Image.open(out / "contact-sheet.png") as image:
+        assert image.size == (8 * 66 + 2, 2 * 66 + 2)  # a row of 8 of each class, 64 pixels each
+    assert run("info", out, "--out", tmp_path / "sheet.png") == 0
+    assert (tmp_path / "sheet.png").read_bytes() == (out / "contact-sheet.png").read_bytes()
+    assert convert(tmp_path / "in", out) == 0  # the sheet is not in the way
+
+
+def test_synthetic_converts_without_input_and_grey(tmp_path: Path) -> None:
+    out = tmp_path / "flowers"
+    arguments = ("--size", "16", "--count", "5", "--seed=1", "--gray", "--shuffle_seed=2", "--workers=1", "--quiet")
+    assert run("synthetic", "--out", out, *arguments) == 0
+    index = read_index(out)
+    assert index.shape == (5, 16, 16, 1)
+    assert index.contents.settings.source_options == {"count": 5, "seed": 1}
+    assert index.contents.settings.shuffle_seed == 2
+
+
+def test_bad_images_fail_and_are_skipped_on_demand(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    photos(tmp_path / "in", images=4)
+    Image.fromarray(np.zeros((99, 99), np.uint8)).save(tmp_path / "whole.jpg")
+    half = (tmp_path / "whole.jpg").read_bytes()
+    (tmp_path / "in" / "cat" / "half.jpg").write_bytes(half[: len(half) // 2])
+    (tmp_path / "in" / "dog" / "text.png").write_text("hello")
+    assert convert(tmp_path / "in", tmp_path / "set", "--quiet") == 1
+    error = capsys.readouterr().err
+    assert "dcgan-shard: error: 2 images cannot be read; there is no index (--skip-bad leaves them out):" in error
+    assert "  cat/half.jpg: cannot be decoded: " in error
+    assert "  dog/text.png: is not an image" in error
+    assert not (tmp_path / "set" / "index.json").exists()
+    assert convert(tmp_path / "in", tmp_path / "set", "--skip-bad") == 0
+    assert "skipped 2 images that cannot be read" in capsys.readouterr().out
+    assert read_index(tmp_path / "set").contents.images == 4
+
+
+MISTAKES = {
+    "missing": (["folder", "no", "--out", "out"], "dcgan-shard: error: no: no such file or folder\n"),
+    "out is a file": (["folder", "in", "--out", "file"], "dcgan-shard: error: file: must be a directory, is a file\n"),
+    "no directory": (["info", "in"], "dcgan-shard: error: in: not a directory of shards: no index.json"),
+    "size": (["folder", "in", "--out", "out", "--size", "0"], "argument --size: must be positive, got 0"),
+    "huge": (["folder", "in", "--out", "out", "--size", "9000"], "--size: an image must have at most 64,000,000"),
+    "abbreviated": (["folder", "in", "--out", "out", "--shuffle", "1"], "unrecognized arguments: --shuffle 1"),
+    "no effect": (["synthetic", "--out", "out", "--crop", "center"], "unrecognized arguments: --crop center"),
+    "seed": (["folder", "in", "--out", "out", "--shuffle-seed", "-1"], "key must be at least 0"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_mistakes_are_one_message_and_exit_2(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments, message = MISTAKES[name]
+    monkeypatch.chdir(tmp_path)
+    photos(tmp_path / "in", images=1)
+    (tmp_path / "file").touch()
+    assert run(*arguments) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_full_disk_is_a_message_and_exit_1(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(handle: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    photos(tmp_path / "in", images=1)
+    monkeypatch.setattr(os, "fsync", full)
+    assert convert(tmp_path / "in", tmp_path / "set") == 1
+    assert re.search(r"error: .*set/\S+: No space left on device\n$", capsys.readouterr().err)
+    assert not (tmp_path / "set").exists()
+
+
+def test_help_is_quick_and_imports_no_torch() -> None:
+    code = "import sys, dcgan_dist.shard; assert not {'torch', 'webdataset', 'tyro'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    began = time.monotonic()
+    found = subprocess.run([*COMMAND, "--help"], check=True, capture_output=True, text=True)
+    assert time.monotonic() - began < 3  # 0.4 s on a quiet machine
+    assert "dcgan-shard flowers17 17flowers.tgz --out shards/flowers17-32 --size 32" in found.stdout
+
+
+def wait_for(path: Path) -> None:
+    deadline = time.monotonic() + 60
+    while not path.exists():
+        assert time.monotonic() < deadline, path
+        time.sleep(0.01)
+
+
+DRAWN = ["--size", "8", "--count", "200", "--shard-images", "10"]
+
+
+@pytest.fixture(scope="module")
+def never_stopped(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The files of the set that the test below stops and goes on with."""
+    out = tmp_path_factory.mktemp("whole") / "set"
+    assert run("synthetic", "--out", out, "--workers", "1", *DRAWN) == 0
+    return bytes_of(out)
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_conversion_goes_on_to_the_same_bytes(
+    how: signal.Signals, tmp_path: Path, never_stopped: dict[str, bytes]
+) -> None:
+    out = tmp_path / "set"
+    process = subprocess.Popen(
+        [*COMMAND, "synthetic", "--out", str(out), "--workers", "2", *DRAWN], stderr=subprocess.PIPE, text=True
+    )
+    wait_for(out / "set-000001.tar")
+    process.send_signal(how)
+    _, errors = process.communicate(timeout=60)
+    if how == signal.SIGKILL:
+        assert process.returncode == -signal.SIGKILL
+    else:
+        assert process.returncode == 130
+        assert errors.splitlines()[-1].startswith("dcgan-shard: error: interrupted; the shards that were finished are")
+        assert "Traceback" not in errors
+        assert not list(out.glob(".*.tmp"))
+    assert not (out / "index.json").exists()
+    kept = (out / "set-000000.tar").stat().st_mtime_ns
+    assert run("synthetic", "--out", out, "--workers", "1", *DRAWN) == 0
+    assert (out / "set-000000.tar").stat().st_mtime_ns == kept
+    assert bytes_of(out) == never_stopped
+
+
+@needs_shared("data/flowers17")
+def test_the_real_flowers17(tmp_path: Path) -> None:
+    archive = SHARED / "data/flowers17/17flowers.tgz"
+    assert run("flowers17", archive, "--out", tmp_path / "f", "--size", "28", "--workers", "2", "--quiet") == 0
+    index = read_index(tmp_path / "f")
+    assert index.contents.class_counts == (80,) * 17
+    assert [s.images for s in index.contents.shards] == [512, 512, 336]
+    assert run("verify", tmp_path / "f", "--quiet") == 0
+    assert sorted(path.name for path in (tmp_path / "f").iterdir()) == [
+        "f-000000.tar",
+        "f-000001.tar",
+        "f-000002.tar",
+        "index.json",
+        "index.npy",
+    ]

@@ -1,0 +1,323 @@
+"""Whole runs of the trainer, most of them in this process, tiny networks on real shards."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from dcgan_dist import sample, train
+from tests.shared import REPOSITORY
+
+LOGGED = ("loss/d", "loss/g", "score/real", "score/fake")
+
+
+def flags(shards: Path, run_dir: Path, **settings: object) -> list[str]:
+    """Arguments of a run of a few steps, architecture 1 at a sixth of its width."""
+    values: dict[str, object] = {
+        "config": REPOSITORY / "configs" / "flowers17-arch1.yaml",
+        "data": shards,
+        "run_dir": run_dir,
+        "base_channels": 4,
+        "batch_size": 8,
+        "max_steps": 6,
+        "log_every": 1,
+        "sample_every": 3,
+        "sample_count": 9,
+        "checkpoint_every": 4,
+        "threads": 1,
+        "tracker": "none",
+    }
+    return [f"--{name}={value}" for name, value in (values | settings).items()]
+
+
+def rows(run_dir: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+def losses(run_dir: Path) -> list[list[float]]:
+    return [[row[name] for name in LOGGED] for row in rows(run_dir)]
+
+
+def generator_bytes(run_dir: Path, step: int) -> bytes:
+    return (run_dir / "checkpoints" / f"step-{step:08d}" / "generator.safetensors").read_bytes()
+
+
+def status(run_dir: Path) -> dict[str, str]:
+    return json.loads((run_dir / "status.json").read_text())  # type: ignore[no-any-return]
+
+
+def refused(arguments: list[str], capsys: pytest.CaptureFixture[str], *, code: int = 2) -> str:
+    """The one message of a run that must end with an exit code."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stopped:
+        train.main(arguments)
+    assert stopped.value.code == code
+    error = capsys.readouterr().err
+    assert error.count("error:") == 1
+    return error
+
+
+@pytest.fixture(scope="module")
+def finished(flower_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of six steps that nothing interrupted."""
+    run_dir = tmp_path_factory.mktemp("runs") / "finished"
+    train.main(flags(flower_shards, run_dir))
+    return run_dir
+
+
+def test_a_run_leaves_its_directory(finished: Path) -> None:
+    assert sorted(path.name for path in finished.iterdir()) == [
+        "checkpoints",
+        "config.yaml",
+        "environment.json",
+        "losses.png",
+        "metrics.jsonl",
+        "progress.gif",
+        "reals.png",
+        "samples",
+        "status.json",
+    ]
+    names = sorted(path.name for path in (finished / "samples").iterdir())
+    assert names == ["step-00000000.png", "step-00000003.png", "step-00000006.png"]
+    assert sorted(path.name for path in (finished / "checkpoints").iterdir()) == ["step-00000004", "step-00000006"]
+    assert status(finished) == {"state": "done", "reason": ""}
+    with Image.open(finished / "progress.gif") as gif:
+        assert gif.n_frames == 3  # type: ignore[attr-defined]
+
+
+def test_metrics_have_each_step_once_with_sane_numbers(finished: Path) -> None:
+    table = rows(finished)
+    assert [row["step"] for row in table] == [1, 2, 3, 4, 5, 6]
+    assert [row["images_seen"] for row in table] == [8, 16, 24, 32, 40, 48]
+    for row in table:
+        assert 0 < row["score/real"] < 1
+        assert 0 < row["score/fake"] < 1
+        assert row["loss/d"] > 0
+        assert row["loss/g"] > 0
+        assert row["images/s"] == pytest.approx(8 / row["time/step"])
+        assert 0 <= row["time/data"] < row["time/step"]
+
+
+def test_reals_are_images_of_the_data_and_samples_change(finished: Path) -> None:
+    reals = np.asarray(Image.open(finished / "reals.png"))
+    first, last = (np.asarray(Image.open(finished / "samples" / f"step-0000000{step}.png")) for step in (0, 6))
+    assert reals.shape == first.shape == (3 * (64 + 2) + 2, 3 * (64 + 2) + 2, 3)  # nine images, doubled, 3 x 3
+    assert reals.std() > 30  # coloured flowers, not a blank
+    assert np.abs(first.astype(int) - last).max() > 0
+
+
+def test_the_written_config_is_complete_and_repeats_the_run(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = yaml.safe_load((finished / "config.yaml").read_text())
+    assert written["loader"] == "resident"
+    assert written["base_channels"] == 4
+    monkeypatch.chdir(tmp_path)
+    train.main(["--config", str(finished / "config.yaml")])
+    again = tmp_path / "runs" / "flowers17-arch1-001"  # the default name, the next free number
+    assert losses(again) == losses(finished)
+    assert generator_bytes(again, 6) == generator_bytes(finished, 6)
+    train.main(["--config", str(finished / "config.yaml"), "--max_steps", "1"])
+    assert (tmp_path / "runs" / "flowers17-arch1-002").is_dir()
+
+
+def test_another_seed_is_another_run(finished: Path, flower_shards: Path, tmp_path: Path) -> None:
+    train.main(flags(flower_shards, tmp_path / "other", seed=1, max_steps=1))
+    assert losses(tmp_path / "other")[0] != losses(finished)[0]
+
+
+def test_a_resumed_run_is_the_uninterrupted_one(finished: Path, flower_shards: Path, tmp_path: Path) -> None:
+    run_dir = tmp_path / "resumed"
+    train.main(flags(flower_shards, run_dir, max_steps=4))
+    with (run_dir / "metrics.jsonl").open("a") as file:  # as if it had been killed after step 5
+        file.write('{"step": 5, "loss/d": 9.0}\n')
+    train.main([*flags(flower_shards, run_dir), "--resume"])
+    assert [row["step"] for row in rows(run_dir)] == [1, 2, 3, 4, 5, 6]
+    assert losses(run_dir) == losses(finished)
+    assert generator_bytes(run_dir, 6) == generator_bytes(finished, 6)
+
+
+def test_resume_without_a_checkpoint_starts_at_step_0_and_says_so(
+    flower_shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train.main([*flags(flower_shards, tmp_path / "new", max_steps=1), "--resume"])
+    assert "no checkpoint" in capsys.readouterr().out
+    assert [row["step"] for row in rows(tmp_path / "new")] == [1]
+
+
+def test_a_directory_that_exists_is_refused(
+    finished: Path, flower_shards: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted((path, path.stat().st_mtime_ns) for path in finished.rglob("*"))
+    assert "exists and is not empty: add --resume" in refused(flags(flower_shards, finished), capsys)
+    assert sorted((path, path.stat().st_mtime_ns) for path in finished.rglob("*")) == before
+
+
+def test_resume_with_other_settings_or_images_is_refused(
+    finished: Path, flower_shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    message = refused([*flags(flower_shards, finished, lr="3e-4", batch_size=4, max_steps=9), "--resume"], capsys)
+    assert "lr: was 0.0001, now 0.0003" in message
+    assert "batch_size: was 8, now 4" in message
+    assert "max_steps" not in message
+    other = tmp_path / "other"
+    train_shards = ["synthetic", "--out", str(other), "--size", "32", "--count", "8", "--quiet"]
+    from dcgan_dist import shard
+
+    shard.main(train_shards)
+    assert "has other images" in refused([*flags(other, finished, max_steps=9), "--resume"], capsys)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"data": ""}, "data must be a directory of shards, got none"),
+        ({"data": "/no/such/place"}, "no index.json"),
+        ({"config": REPOSITORY / "configs" / "flowers17-arch2.yaml"}, "convert again with dcgan-shard ... --size 28"),
+        ({"model": "flowers_arch3"}, "flowers_arch"),
+        ({"image_size": 64}, "image_size"),
+        ({"loss": "hinge"}, "loss must be one of bce, got 'hinge'"),
+        ({"precision": "fp16"}, "precision fp16 needs a CUDA device"),
+    ],
+)
+def test_what_does_not_fit_is_one_message(
+    settings: dict[str, object],
+    message: str,
+    flower_shards: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert message in refused(flags(flower_shards, tmp_path / "run", **settings), capsys)
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_empty_data_directory_is_named(
+    flower_shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "empty").mkdir()
+    message = refused(flags(flower_shards, tmp_path / "run", data=tmp_path / "empty"), capsys)
+    assert f"{tmp_path / 'empty'}: not a directory of shards" in message
+
+
+def test_divergence_stops_the_run_and_leaves_no_bad_state(
+    flower_shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_dir = tmp_path / "diverged"
+    message = refused(flags(flower_shards, run_dir, optimizer="sgd", lr=1e30, max_steps=9), capsys, code=1)
+    assert "is not finite since step" in message
+    assert status(run_dir)["state"] == "failed"
+    assert not (run_dir / "checkpoints").exists()
+    assert all(np.isfinite(row).all() for row in losses(run_dir))
+
+
+def test_dcgan_sample_draws_what_the_run_drew(finished: Path, tmp_path: Path) -> None:
+    out = tmp_path / "grid.png"
+    sample.main([str(finished), "--count", "9", "--seed", "0", "--out", str(out)])
+    last = finished / "samples" / "step-00000006.png"
+    assert np.array_equal(np.asarray(Image.open(out)), np.asarray(Image.open(last)))
+    sample.main([str(finished / "checkpoints" / "step-00000004"), "--count", "9", "--out", str(out)])
+    assert not np.array_equal(np.asarray(Image.open(out)), np.asarray(Image.open(last)))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["{run}", "--count", "0"], "--count must be at least 1, got 0"),
+        (["{run}", "--seed", "-1"], "--seed must be at least 0"),
+        (["{run}/nothing"], "no whole checkpoint here"),
+        (["{run}", "--out", "{run}/no/such/place.png"], "No such file or directory"),
+    ],
+)
+def test_dcgan_sample_refuses(
+    arguments: list[str], message: str, finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        sample.main([argument.format(run=finished) for argument in arguments])
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("dcgan-sample: error: ")
+    assert message in error
+
+
+def test_summary_prints_both_networks_and_stops(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train.main([f"--config={REPOSITORY / 'configs' / 'flowers17-arch1.yaml'}", "--summary"])
+    text = capsys.readouterr().out
+    assert "697,227" in text
+    assert "396,077" in text
+
+
+def test_dry_run_tells_and_writes_nothing(
+    flower_shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train.main([*flags(flower_shards, tmp_path / "run"), "--dry_run"])
+    text = capsys.readouterr().out
+    assert "base_channels: 4" in text
+    assert "6 steps of 8 images" in text
+    assert "ms a step" in text
+    assert not (tmp_path / "run").exists()
+
+
+def test_profile_writes_a_trace(flower_shards: Path, tmp_path: Path) -> None:
+    train.main([*flags(flower_shards, tmp_path / "run", max_steps=12), "--profile", "2"])
+    events: dict[str, Any] = json.loads((tmp_path / "run" / "trace.json").read_text())
+    assert any("convolution_backward" in event.get("name", "") for event in events["traceEvents"])
+
+
+def start(arguments: list[str], *, processes: int = 1) -> subprocess.Popen[str]:
+    """A training job of its own, as people start them."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    command = [*(launcher if processes > 1 else [sys.executable]), "-m", "dcgan_dist.train", *arguments]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
+    return subprocess.Popen(
+        command, cwd=REPOSITORY, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+
+
+def test_two_processes_under_torchrun_give_the_run_of_one(flower_shards: Path, tmp_path: Path) -> None:
+    settings = {"dtype": "float64", "max_steps": 5}
+    train.main(flags(flower_shards, tmp_path / "one", **settings))
+    job = start(flags(flower_shards, tmp_path / "two", **settings), processes=2)
+    output, _ = job.communicate(timeout=120)
+    assert job.returncode == 0, output
+    assert json.loads((tmp_path / "two" / "environment.json").read_text())["world_size"] == 2
+    np.testing.assert_allclose(losses(tmp_path / "two"), losses(tmp_path / "one"), rtol=1e-9)
+    assert output.count("step 5/5") == 1  # nothing from the other rank
+
+
+def test_a_batch_that_two_processes_cannot_share_is_one_message(flower_shards: Path, tmp_path: Path) -> None:
+    job = start(flags(flower_shards, tmp_path / "run", batch_size=15), processes=2)
+    output, _ = job.communicate(timeout=120)
+    assert job.returncode != 0
+    assert output.count("error: batch_size must be a multiple of the number of processes") == 1
+    assert "15 / 2 = 7.5 images each; try 14 or 16" in output
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_signal_saves_and_ends_with_0_and_the_run_goes_on(flower_shards: Path, tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    arguments = flags(flower_shards, run_dir, max_steps=100_000, checkpoint_every=100_000, sample_every=100_000)
+    job = start(arguments)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not (run_dir / "metrics.jsonl").exists():
+        time.sleep(0.1)
+    time.sleep(1)
+    job.send_signal(signal.SIGTERM)
+    output, _ = job.communicate(timeout=60)
+    assert job.returncode == 0, output
+    assert status(run_dir)["state"] == "stopped"
+    assert status(run_dir)["reason"].startswith("SIGTERM at step ")
+    assert (run_dir / "requeue").exists()
+    (saved,) = (run_dir / "checkpoints").iterdir()
+    step = int(saved.name.removeprefix("step-"))
+    train.main(["--resume", f"--run_dir={run_dir}", f"--max_steps={step + 2}"])
+    assert [row["step"] for row in rows(run_dir)] == list(range(1, step + 3))
+    assert not (run_dir / "requeue").exists()
