@@ -5,7 +5,6 @@ import contextlib
 import dataclasses
 import functools
 import json
-import os
 import signal
 import sys
 import time
@@ -25,6 +24,7 @@ from dcgan_dist.data.shards import FORMAT, Index, Settings, read_index, read_row
 from dcgan_dist.data.sources import SOURCES, Request, Source
 from dcgan_dist.data.transforms import MAX_PIXELS, Crop, Resize, Target
 from dcgan_dist.images import grid, write_png
+from dcgan_dist.machine import cores
 
 PROGRAM = "dcgan-shard"
 PLAIN_LINE_SECONDS = 10
@@ -117,8 +117,7 @@ def _add_source(command: argparse.ArgumentParser, source: Source) -> None:
         command.set_defaults(crop="none", resize="area", skip_bad=False)
     add("--shard-images", type=_positive, default=512, metavar="N", help="images a shard (default 512)")
     add("--shuffle-seed", type=int, default=0, metavar="N", help="seed of the order in the shards (default 0)")
-    cores = len(os.sched_getaffinity(0))
-    add("--workers", type=_positive, default=cores, metavar="N", help=f"processes (default all cores, {cores})")
+    add("--workers", type=_positive, default=cores(), metavar="N", help=f"processes (default all cores, {cores()})")
     add("--quiet", action="store_true", help="print nothing but errors")
 
 
@@ -142,6 +141,8 @@ def _convert(name: str, arguments: argparse.Namespace) -> None:
     inputs = tuple(getattr(arguments, key) for key in source.inputs)
     values = {key: getattr(arguments, key) for key in source.options}
     target = Target(arguments.size, 1 if arguments.gray else 3, arguments.crop, arguments.resize)
+    if target.size < source.smallest_size:
+        raise ValueError(f"--size: {name} needs at least {source.smallest_size}, got {target.size}")
     if target.size**2 > MAX_PIXELS:
         raise ValueError(f"--size: an image must have at most {MAX_PIXELS:,} pixels, got {target.size} x {target.size}")
     with claimed(arguments.out) as scratch:

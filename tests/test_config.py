@@ -37,7 +37,7 @@ def test_lengths_become_steps(length: dict[str, float], batch_size: int, steps: 
 
 
 def test_two_lengths_or_none_are_refused() -> None:
-    with pytest.raises(ValueError, match="exactly one of max_steps, max_epochs, max_images, got .*max_epochs.: 2"):
+    with pytest.raises(ValueError, match=r"exactly one of max_steps, max_epochs, max_images, got .*max_epochs.: 2"):
         TrainConfig(max_steps=3, max_epochs=2)
     with pytest.raises(ValueError, match="exactly one of"):
         TrainConfig().steps(10)
@@ -50,7 +50,7 @@ def test_two_lengths_or_none_are_refused() -> None:
         (OptimConfig, {"lr": float("nan")}, "lr must be positive, got nan"),
         (OptimConfig, {"lr_ratio": -1.0}, "lr_ratio must be positive, got -1.0"),
         (OptimConfig, {"beta1": 1.0}, "beta1 must be at least 0 and below 1, got 1.0"),
-        (NetworkConfig, {"channels": 4}, "channels must be 1 .grey. or 3 .RGB., got 4"),
+        (NetworkConfig, {"channels": 4}, r"channels must be 1 \(grey\) or 3 \(RGB\), got 4"),
         (NetworkConfig, {"value_range": (1.0, -1.0)}, "value_range must be two rising numbers, got 1.0 -1.0"),
         (NetworkConfig, {"batch_norm_momentum": 0.0}, "batch_norm_momentum must be above 0"),
         (LossConfig, {"instance_noise_decay": 1.5}, "instance_noise_decay must be above 0 and at most 1, got 1.5"),

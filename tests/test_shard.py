@@ -104,6 +104,7 @@ MISTAKES = {
     "no directory": (["info", "in"], "dcgan-shard: error: in: not a directory of shards: no index.json"),
     "size": (["folder", "in", "--out", "out", "--size", "0"], "argument --size: must be positive, got 0"),
     "huge": (["folder", "in", "--out", "out", "--size", "9000"], "--size: an image must have at most 64,000,000"),
+    "small": (["synthetic", "--out", "out", "--size", "4"], "--size: synthetic needs at least 8, got 4"),
     "abbreviated": (["folder", "in", "--out", "out", "--shuffle", "1"], "unrecognized arguments: --shuffle 1"),
     "no effect": (["synthetic", "--out", "out", "--crop", "center"], "unrecognized arguments: --crop center"),
     "seed": (["folder", "in", "--out", "out", "--shuffle-seed", "-1"], "key must be at least 0"),

@@ -8,7 +8,6 @@ index.json           everything else; written last, so a directory without it is
 import hashlib
 import io
 import json
-import os
 import tarfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +21,7 @@ from dcgan_dist.data.archives import sha256_of
 from dcgan_dist.data.sources import SourceFile
 from dcgan_dist.data.transforms import Pixels, Target, decode_stored
 from dcgan_dist.data.typed_json import from_json
+from dcgan_dist.machine import cores
 
 FORMAT = 1
 """Version of the directory's layout."""
@@ -152,7 +152,7 @@ def read_pixels(index: Index, *, out: Pixels | None = None, threads: int | None 
         for row in range(bounds[shard], bounds[shard + 1]):
             pixels[row] = _decode_row(index, row, data)
 
-    with ThreadPoolExecutor(threads or len(os.sched_getaffinity(0))) as pool:
+    with ThreadPoolExecutor(threads or cores()) as pool:
         for _ in pool.map(read, range(len(index.contents.shards))):
             pass  # so that an error in a thread is raised here
     return pixels
@@ -187,7 +187,7 @@ def verify(index: Index, *, report: Callable[[int], None]) -> list[str]:
         OSError: If a shard exists and cannot be read.
     """
     found: list[str] = []
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    with ThreadPoolExecutor(cores()) as pool:
         for shard, problems in enumerate(
             pool.map(lambda s: _verify_shard(index, s), range(len(index.contents.shards)))
         ):

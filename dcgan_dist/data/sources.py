@@ -126,6 +126,8 @@ class Source:
     """Whole-number options of its own: name to default and help text."""
     decodes: bool
     """Whether its images are files, so that cropping, resizing and damage are of concern."""
+    smallest_size: int = 1
+    """The least height and width it can give, pixels."""
 
 
 def flowers17(request: Request) -> SourceSet:
@@ -211,6 +213,7 @@ SOURCES: dict[str, Source] = {
         inputs={},
         options={"count": (4000, "images"), "seed": (0, "seed of the drawings")},
         decodes=False,
+        smallest_size=synthetic.SMALLEST_SIZE,
     ),
 }
 

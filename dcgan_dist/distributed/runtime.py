@@ -12,6 +12,7 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 
 from dcgan_dist.config import ComputeConfig
 from dcgan_dist.distributed import collectives
+from dcgan_dist.machine import cores
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2)
 
@@ -62,7 +63,7 @@ class Runtime:
 def start(compute: ComputeConfig) -> Runtime:
     """The runtime of this process: process group, device, CPU threads, kernels' settings."""
     local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    threads = compute.threads or max(1, len(os.sched_getaffinity(0)) // local_world_size)
+    threads = compute.threads or max(1, cores() // local_world_size)
     torch.set_num_threads(threads)
     if compute.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

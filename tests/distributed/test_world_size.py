@@ -11,6 +11,7 @@ from torch import Tensor
 
 from dcgan_dist.config import TrainConfig
 from dcgan_dist.distributed import collectives
+from dcgan_dist.loop import Training
 from tests import tiny
 from tests.distributed.counting import counted
 from tests.distributed.ranks import RankError, run_ranks
@@ -32,17 +33,66 @@ ON_4 = ("arch1", "arch2", "float32")
 
 
 @dataclass
+class Watched:
+    """One more step on one rank."""
+
+    names: list[str]
+    """Collectives that our Python code started."""
+    kept: bool
+    """Whether G's update left each of D's gradients as it was, and the same tensor."""
+    early: int
+    """Gradients of G that D's update has made."""
+    wrapped: bool
+    """Whether the networks are in DistributedDataParallel."""
+
+
+def watched(training: Training) -> Watched:
+    """One more step."""
+    gan = training.gan
+    original = gan.generator.backward
+    seen: dict[str, Any] = {"kept": False, "early": 0}
+
+    def backward(loss: Tensor) -> None:
+        before = [parameter.grad for parameter in gan.discriminator.parameters]
+        values = [grad.clone() for grad in before if grad is not None]
+        original(loss)
+        after = [parameter.grad for parameter in gan.discriminator.parameters]
+        seen["kept"] = (
+            len(values) == len(after)
+            and all(one is other for one, other in zip(before, after, strict=True))
+            and all(torch.equal(one, other) for one, other in zip(values, after, strict=True) if other is not None)
+        )
+
+    def discriminators(loss: Tensor, *, retain_graph: bool = False) -> None:
+        gan.generator.optimizer.zero_grad(set_to_none=True)
+        original_discriminator(loss, retain_graph=retain_graph)
+        seen["early"] = sum(parameter.grad is not None for parameter in gan.generator.parameters)
+
+    original_discriminator = gan.discriminator.backward
+    gan.generator.backward = backward  # type: ignore[method-assign,assignment]
+    gan.discriminator.backward = discriminators  # type: ignore[method-assign]
+    with counted() as calls:
+        training.update()
+    wrapped = gan.generator.network is not gan.generator.plain
+    return Watched(calls.names, seen["kept"], seen["early"], wrapped)
+
+
+@dataclass
 class Outcome:
     """What one rank saw of a few steps."""
 
     scalars: list[dict[str, float]] = field(default_factory=list)
     """Of each step, means over ranks."""
     tensors: dict[str, Tensor] = field(default_factory=dict)
-    """At the end."""
+    """After STEPS."""
+    watched: Watched | None = None
+    """One step later."""
 
 
 def trained(config: TrainConfig) -> Outcome:
-    training = tiny.training(config, tiny.runtime())
+    runtime = tiny.runtime()
+    assert runtime.world_size == collectives.world_size()
+    training = tiny.training(config, runtime)
     outcome = Outcome()
     for _ in range(STEPS):
         scalars = training.update()
@@ -50,12 +100,12 @@ def trained(config: TrainConfig) -> Outcome:
         outcome.scalars.append(dict(zip(scalars, means.tolist(), strict=True)))
     training.check()
     outcome.tensors = tiny.tensors(training.gan)
+    outcome.watched = watched(training)
     return outcome
 
 
 def trained_all(names: list[str], world_size: int) -> dict[str, Outcome]:
     assert collectives.world_size() == world_size
-    assert tiny.runtime().world_size == world_size
     return {name: trained(CONFIGS[name]) for name in names}
 
 
@@ -112,74 +162,22 @@ def test_the_comparison_would_notice_another_seed() -> None:
 # What ranks tell each other in a step
 
 
-@dataclass
-class Watched:
-    """One step on one rank."""
-
-    names: list[str]
-    """Collectives that our Python code started."""
-    kept: bool
-    """Whether G's update left each of D's gradients as it was, and the same tensor."""
-    early: int
-    """Gradients of G that D's update has made."""
-    wrapped: bool
-    """Whether the networks are in DistributedDataParallel."""
-
-
-def watched(config: TrainConfig) -> Watched:
-    """The second step, whose memory is warm."""
-    training = tiny.training(config, tiny.runtime())
-    training.update()
-    gan = training.gan
-    original = gan.generator.backward
-    seen: dict[str, Any] = {"kept": False, "early": 0}
-
-    def backward(loss: Tensor) -> None:
-        before = [parameter.grad for parameter in gan.discriminator.parameters]
-        values = [grad.clone() for grad in before if grad is not None]
-        original(loss)
-        after = [parameter.grad for parameter in gan.discriminator.parameters]
-        seen["kept"] = (
-            len(values) == len(after)
-            and all(one is other for one, other in zip(before, after, strict=True))
-            and all(torch.equal(one, other) for one, other in zip(values, after, strict=True) if other is not None)
-        )
-
-    def discriminators(loss: Tensor, *, retain_graph: bool = False) -> None:
-        gan.generator.optimizer.zero_grad(set_to_none=True)
-        original_discriminator(loss, retain_graph=retain_graph)
-        seen["early"] = sum(parameter.grad is not None for parameter in gan.generator.parameters)
-
-    original_discriminator = gan.discriminator.backward
-    gan.generator.backward = backward  # type: ignore[method-assign,assignment]
-    gan.discriminator.backward = discriminators  # type: ignore[method-assign]
-    with counted() as calls:
-        training.update()
-    wrapped = gan.generator.network is not gan.generator.plain
-    return Watched(calls.names, seen["kept"], seen["early"], wrapped)
-
-
-def watched_all(names: list[str]) -> dict[str, Watched]:
-    return {name: watched(CONFIGS[name]) for name in names}
-
-
-@functools.cache
-def steps(world_size: int) -> list[dict[str, Watched]]:
-    return run_ranks(watched_all, world_size, ["arch1", "arch2", "dcgan64", "pooled"])
-
-
 @pytest.mark.parametrize("name", ["arch2", "dcgan64", "pooled"])
 @pytest.mark.parametrize("world_size", [1, 2])
 def test_an_update_makes_no_gradient_for_the_other_network(world_size: int, name: str) -> None:
-    for rank in steps(world_size):
-        assert rank[name].kept
-        assert rank[name].early == 0
-        assert rank[name].wrapped == (world_size > 1)
+    for rank in outcomes(world_size):
+        step = rank[name].watched
+        assert step is not None
+        assert step.kept
+        assert step.early == 0
+        assert step.wrapped == (world_size > 1)
 
 
 def test_collectives_of_one_step() -> None:
-    for rank in steps(2):
-        names = ["all_gather" if name.startswith("all_gather") else name for name in rank["arch1"].names]
+    for rank in outcomes(2):
+        step = rank["arch1"].watched
+        assert step is not None
+        names = ["all_gather" if name.startswith("all_gather") else name for name in step.names]
         # Batch norm layers: 4 in G, 3 in D, run once and twice. Batch deviations: 4 in D, run twice.
         gathers = 4 + 2 * 3
         forward = 2 * 4
@@ -188,8 +186,9 @@ def test_collectives_of_one_step() -> None:
         assert names.count("all_gather") == gathers
         assert names.count("all_reduce") == forward + backward_of_d + backward_of_g
         assert len(names) == 43
-    for alone in steps(1):
-        assert alone["arch1"].names == []
+    (alone,) = outcomes(1)
+    assert alone["arch1"].watched is not None
+    assert alone["arch1"].watched.names == []
 
 
 # A batch that cannot be shared

@@ -1,0 +1,127 @@
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from dcgan_dist.config import TrainConfig
+from dcgan_dist.images import write_png
+from dcgan_dist.tracking import ConsoleSink, JsonLines, Tracker, WandbSink, wandb_mode
+
+ROW = {"loss/d": 0.5, "loss/g": 1.25, "score/real": 0.75, "score/fake": 0.125, "images/s": 640.0}
+
+
+@pytest.fixture
+def pixels_png(tmp_path: Path) -> Path:
+    path = tmp_path / "grid.png"
+    write_png(path, np.full((8, 8, 3), 128, np.uint8))
+    return path
+
+
+def test_json_lines_are_cut_back_to_the_resumed_step(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    first = JsonLines(path, keep_bytes=0)
+    first.scalars(1, {"loss/d": 0.5})
+    kept = first.size()
+    assert kept == len('{"step": 1, "loss/d": 0.5}\n')
+    first.scalars(2, {"loss/d": 0.25})
+    first.close(failed=True)
+    second = JsonLines(path, keep_bytes=kept)
+    second.scalars(2, {"loss/d": 0.125})
+    second.close(failed=False)
+    assert [json.loads(line) for line in path.read_text().splitlines()] == [
+        {"step": 1, "loss/d": 0.5},
+        {"step": 2, "loss/d": 0.125},
+    ]
+
+
+def test_a_row_is_on_disk_as_soon_as_it_is_logged(tmp_path: Path) -> None:
+    sink = JsonLines(tmp_path / "metrics.jsonl", keep_bytes=0)
+    sink.scalars(7, ROW)
+    assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {"step": 7, **ROW}
+    sink.close(failed=False)
+
+
+def test_plain_lines_where_there_is_no_terminal() -> None:
+    text = io.StringIO()
+    sink = ConsoleSink(Console(file=text), total_steps=100, first_step=0)
+    sink.advance(9)
+    assert text.getvalue() == ""
+    sink.scalars(10, ROW)
+    sink.close(failed=False)
+    line = text.getvalue()
+    assert line.startswith("step 10/100  640 images/s  loss D 0.500 G 1.250  D(x) 0.75 D(G(z)) 0.12  left 0:0")
+    assert "\x1b" not in line
+    assert line.count("\n") == 1
+
+
+def test_a_live_display_on_a_terminal() -> None:
+    text = io.StringIO()
+    sink = ConsoleSink(Console(file=text, force_terminal=True, width=140), total_steps=100, first_step=0)
+    sink.scalars(10, ROW)
+    sink.advance(11)
+    sink.close(failed=False)
+    shown = text.getvalue()
+    assert "11/100" in shown
+    assert "loss D 0.500 G 1.250" in shown
+    assert "\x1b" in shown
+
+
+def test_a_rank_without_sinks_does_nothing() -> None:
+    with Tracker([]) as tracker:
+        tracker.scalars(1, ROW)
+        tracker.advance(1)
+        tracker.picture(1, "samples", Path("nowhere.png"))
+        assert tracker.metrics_bytes() == 0
+
+
+def test_sinks_are_closed_as_failed_when_the_run_fails() -> None:
+    closed = []
+
+    class Spy(ConsoleSink):
+        def close(self, *, failed: bool) -> None:
+            closed.append(failed)
+
+    def spy() -> Spy:
+        return Spy(Console(file=io.StringIO()), total_steps=1, first_step=0)
+
+    with Tracker([spy()]):
+        pass
+    with pytest.raises(RuntimeError), Tracker([spy()]):
+        raise RuntimeError
+    assert closed == [False, True]
+
+
+def test_wandb_is_offline_without_a_key_and_obeys_its_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
+    assert wandb_mode() == "offline"
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    assert wandb_mode() == "online"
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    assert wandb_mode() == "disabled"
+
+
+def test_an_offline_wandb_run_holds_rows_pictures_and_config(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pixels_png: Path
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    sink = WandbSink(TrainConfig(), {"lr": 1e-4, "batch_size": 16}, run_dir=tmp_path, run_id="abcd1234")
+    sink.scalars(50, ROW)
+    sink.picture(50, "samples", pixels_png)
+    sink.scalars(100, ROW)
+    sink.close(failed=False)
+    assert "wandb sync" in sink.description
+    (offline,) = (tmp_path / "wandb").glob("offline-run-*-abcd1234")
+    assert list((offline / "files" / "media").rglob("*.png"))
+    reader = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(offline)]
+    read = subprocess.run(reader, capture_output=True, text=True, timeout=60, check=True)
+    history = [line for line in read.stdout.splitlines() if '"loss/g"' in line and "history" in line]
+    assert len(history) == 2
+    assert "batch_size" in read.stdout
