@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any, Protocol, Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
-from rich.text import Text
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from dcgan_dist.config import TrainConfig
+
+WIDE = 100
+"""Columns of a terminal that has room for a bar."""
 
 
 class Sink(Protocol):
@@ -67,16 +69,18 @@ class ConsoleSink:
         self._start = time.monotonic()
         self._progress: Progress | None = None
         if console.is_terminal:
+            bar = [BarColumn(bar_width=None)] if console.width >= WIDE else []
             self._progress = Progress(
                 TextColumn("step"),
                 MofNCompleteColumn(),
-                BarColumn(),
-                _Scalars(),
+                *bar,
+                TextColumn("{task.fields[line]}"),
                 TextColumn("left"),
                 TimeRemainingColumn(),
                 console=console,
                 refresh_per_second=4,
                 speed_estimate_period=60,
+                expand=True,
             )
             self._task = self._progress.add_task("train", total=total_steps, completed=first_step, line="")
             self._progress.start()
@@ -87,34 +91,24 @@ class ConsoleSink:
             self._progress.update(self._task, completed=step)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        line = (
-            f"{values['images/s']:.0f} images/s  loss D {values['loss/d']:.3f} G {values['loss/g']:.3f}  "
-            f"D(x) {values['score/real']:.2f} D(G(z)) {values['score/fake']:.2f}"
-        )
+        losses = f"D {values['loss/d']:.3f} G {values['loss/g']:.3f}"
+        scores = f"D(x) {values['score/real']:.2f} D(G(z)) {values['score/fake']:.2f}"
         if self._progress is not None:
+            line = f"{values['images/s']:.0f} img/s {losses} {scores}"
             self._progress.update(self._task, completed=step, line=line)
         else:
             pace = (time.monotonic() - self._start) / max(1, step - self._first)
             left = timedelta(seconds=round(pace * (self._total - step)))
-            self.say(f"step {step}/{self._total}  {line}  left {left}")
+            speed = f"{values['images/s']:.0f} images/s"
+            row = f"step {step}/{self._total}  {speed}  loss {losses}  {scores}  left {left}"
+            self._console.print(row, highlight=False, markup=False, soft_wrap=True)
 
     def picture(self, step: int, name: str, path: Path) -> None:
         """Told at the end of the run, all in one line."""
 
-    def say(self, message: str) -> None:
-        """One line for people."""
-        self._console.print(message, highlight=False, markup=False, soft_wrap=True)
-
     def close(self, *, failed: bool) -> None:
         if self._progress is not None:
             self._progress.stop()
-
-
-class _Scalars(ProgressColumn):
-    """The newest scalars."""
-
-    def render(self, task: Task) -> Text:
-        return Text(task.fields["line"])
 
 
 class WandbSink:
@@ -200,12 +194,6 @@ class Tracker:
         for sink in self._sinks:
             if isinstance(sink, ConsoleSink):
                 sink.advance(step)
-
-    def say(self, message: str) -> None:
-        """One line for people."""
-        for sink in self._sinks:
-            if isinstance(sink, ConsoleSink):
-                sink.say(message)
 
     def metrics_bytes(self) -> int:
         """Size of metrics.jsonl on disk; a resumed run cuts the file back to it."""

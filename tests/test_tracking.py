@@ -67,7 +67,7 @@ def test_a_live_display_on_a_terminal() -> None:
     sink.close(failed=False)
     shown = text.getvalue()
     assert "11/100" in shown
-    assert "loss D 0.500 G 1.250" in shown
+    assert "640 img/s D 0.500 G 1.250 D(x) 0.75" in shown
     assert "\x1b" in shown
 
 

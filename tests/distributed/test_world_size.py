@@ -11,7 +11,8 @@ from torch import Tensor
 
 from dcgan_dist.config import TrainConfig
 from dcgan_dist.distributed import collectives
-from dcgan_dist.loop import Training
+from dcgan_dist.loop import DivergenceError, Training
+from dcgan_dist.losses import Loss
 from tests import tiny
 from tests.distributed.counting import counted
 from tests.distributed.ranks import RankError, run_ranks
@@ -219,3 +220,24 @@ def rows_of_8() -> tuple[int, int]:
 def test_ranks_have_contiguous_rows() -> None:
     assert run_ranks(rows_of_8, 4) == [(0, 2), (2, 4), (4, 6), (6, 8)]
     assert run_ranks(rows_of_8, 1) == [(0, 8)]
+
+
+# One rank's loss is not a number
+
+
+def diverged() -> str:
+    training = tiny.training(CONFIGS["mnist28"], tiny.runtime())
+    training.update()
+    if collectives.rank() == 1:
+        training.gan.loss = Loss(discriminator=training.gan.loss.discriminator, generator=lambda logits: logits[0] / 0)
+    training.update()
+    try:
+        training.check()
+    except DivergenceError as error:
+        return str(error)
+    return ""
+
+
+def test_all_ranks_stop_when_one_diverges() -> None:
+    messages = run_ranks(diverged, 2)
+    assert messages == ["loss/g (generator) is not finite since step 2; a lower lr may help"] * 2

@@ -1,0 +1,97 @@
+"""Which images make up a step: pure arithmetic."""
+
+import collections
+
+import numpy as np
+import pytest
+
+from dcgan_dist.data.order import Order
+
+COUNTS = [5, 3, 8, 1, 6, 7]  # 30 images
+BOUNDS = np.cumsum([0, *COUNTS])
+
+
+def order(*, seed: int = 1, window: int = 2, counts: list[int] | None = None) -> Order:
+    return Order(counts or COUNTS, seed=seed, shuffle_window=window)
+
+
+def shard_of(image: int) -> int:
+    return int(np.searchsorted(BOUNDS, image, side="right")) - 1
+
+
+def test_known_orders() -> None:
+    """Whoever changes these numbers changes every run that was ever made."""
+    first, second = [7, 6, 5, 3, 8, 4, 2, 1, 0], [3, 8, 6, 7, 4, 5, 0, 1, 2]
+    assert order(counts=[3, 2, 4]).images(0, 18).tolist() == first + second
+
+
+@pytest.mark.parametrize("window", [1, 2, 4, 6, 100])
+def test_each_epoch_has_each_image_once(window: int) -> None:
+    for epoch in range(5):
+        assert sorted(order(window=window).epoch(epoch)) == list(range(30))
+
+
+def test_positions_are_the_epochs_one_after_another() -> None:
+    given = order()
+    endless = np.concatenate([order().epoch(epoch) for epoch in range(6)])
+    for start, stop in [(0, 30), (0, 8), (24, 40), (29, 31), (30, 60), (25, 175), (61, 62), (3, 5)]:
+        np.testing.assert_array_equal(given.images(start, stop), endless[start:stop])
+
+
+@pytest.mark.parametrize("batch_size", [7, 45])
+def test_every_image_is_used_equally(batch_size: int) -> None:
+    given = order()
+    batches = [given.images(step * batch_size, (step + 1) * batch_size) for step in range(30)]
+    assert {len(batch) for batch in batches} == {batch_size}
+    assert set(collections.Counter(np.concatenate(batches).tolist()).values()) == {batch_size}  # 30 batches, 30 images
+
+
+@pytest.mark.parametrize("world_size", [2, 5])
+def test_ranks_have_the_parts_of_the_whole_batch(world_size: int) -> None:
+    given, local = order(), 10 // world_size
+    for step in range(7):
+        parts = [order().images(step * 10 + rank * local, step * 10 + (rank + 1) * local) for rank in range(world_size)]
+        np.testing.assert_array_equal(np.concatenate(parts), given.images(step * 10, step * 10 + 10))
+
+
+@pytest.mark.parametrize("window", [1, 2, 4])
+def test_images_of_a_window_come_from_few_shards_and_stay_together(window: int) -> None:
+    for epoch in range(4):
+        shards = [shard_of(image) for image in order(window=window).epoch(epoch)]
+        assert len(shards) == 30
+        groups, start = [], 0
+        while start < 30:
+            # the window's shards: as many, in the order in which they begin, as make whole ones
+            seen = list(dict.fromkeys(shards[start:]))[:window]
+            length = sum(COUNTS[shard] for shard in seen)
+            assert set(shards[start : start + length]) == set(seen)
+            groups.append(seen)
+            start += length
+        assert sorted(sum(groups, [])) == [0, 1, 2, 3, 4, 5]
+        assert [len(group) for group in groups] == [window] * (6 // window) + [6 % window] * bool(6 % window)
+
+
+def test_images_are_mixed_inside_a_window() -> None:
+    shards = [shard_of(image) for image in order(window=6).epoch(0)]
+    changes = sum(one != other for one, other in zip(shards, shards[1:], strict=False))
+    assert changes > 15  # 5 if the shards stayed whole; 24 expected by chance
+
+
+def test_epochs_and_seeds_have_their_own_orders() -> None:
+    orders = {tuple(order(seed=seed).epoch(epoch)) for seed in range(5) for epoch in range(5)}
+    assert len(orders) == 25
+    first_shards = {shard_of(order(window=1).epoch(epoch)[0]) for epoch in range(30)}
+    assert first_shards == {0, 1, 2, 3, 4, 5}
+
+
+def test_the_past_does_not_matter() -> None:
+    used, fresh = order(), order()
+    for epoch in (5, 0, 3, 4, 1):
+        used.epoch(epoch)
+    np.testing.assert_array_equal(used.images(40, 130), fresh.images(40, 130))
+
+
+def test_shards_may_be_empty_but_not_all() -> None:
+    assert sorted(order(counts=[0, 2, 0, 1]).epoch(0)) == [0, 1, 2]
+    with pytest.raises(ValueError, match="at least one image, got 0"):
+        order(counts=[0, 0])
