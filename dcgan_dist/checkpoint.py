@@ -81,6 +81,7 @@ def save(directory: Path, gan: Gan, *, step: int, state: Mapping[str, Any], keep
             **state,
             "sha256": hashes,
         }
+        whole["state_sha256"] = _digest(whole)
         write_whole(aside / "state.json", (json.dumps(whole, indent=1) + "\n").encode())
         sync_directory(aside)
         aside.rename(target)
@@ -100,12 +101,19 @@ def newest(directory: Path) -> tuple[Checkpoint | None, list[str]]:
         ValueError: when there are checkpoints but none verifies.
     """
     told: list[str] = []
+    damaged: list[Path] = []
     for path in reversed(_directories(directory)):
         try:
-            return verified(path), told
+            found = verified(path)
         except DamagedCheckpointError as error:
             told.append(f"damaged checkpoint set aside: {error}")
-            path.rename(path.with_name(path.name + ".damaged"))
+            damaged.append(path)
+            continue
+        for bad in damaged:  # only now: else the next attempt would find none at all and begin at step 0
+            aside = bad.with_name(bad.name + ".damaged")
+            shutil.rmtree(aside, ignore_errors=True)  # of an earlier time
+            bad.rename(aside)
+        return found, told
     if told:
         raise ValueError(f"resume: no checkpoint in {directory} is whole; {'; '.join(told)}")
     return None, told
@@ -138,7 +146,9 @@ def verified(path: Path) -> Checkpoint:
         if state["format"] != FORMAT:
             raise DamagedCheckpointError(f"{path}: format {state['format']}, this version reads {FORMAT}")
         hashes = dict(state["sha256"])
-        int(state["step"])
+        stated = state.pop("state_sha256")
+        if _digest(state) != stated:
+            raise DamagedCheckpointError(f"{path / 'state.json'}: its contents are not what was written")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DamagedCheckpointError(f"{path / 'state.json'}: {type(error).__name__}: {error}") from None
     for name, expected in hashes.items():
@@ -200,6 +210,11 @@ def config_dict(config: TrainConfig) -> dict[str, Any]:
         for name, value in leaves(config)
         if name not in run_only
     }
+
+
+def _digest(state: Mapping[str, Any]) -> str:
+    """The sha256 of state.json's contents, before this digest joins them."""
+    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
 
 
 def _players(gan: Gan) -> dict[str, Any]:

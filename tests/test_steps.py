@@ -153,6 +153,18 @@ def test_same_z_has_one_generator_pass_a_step() -> None:
     assert torch.equal(z, tiny.step_draws(training.gan.config, 0).latent("z", 6, "normal"))
 
 
+def test_the_discriminator_is_constant_when_it_judges() -> None:
+    gan = tiny.training(CONFIGS["pooled, same z, noise on fakes"], tiny.runtime()).gan
+    fake = torch.rand(8, 1, 28, 28, dtype=torch.float64, requires_grad=True)
+    before = tiny.tensors(gan)
+    logits = gan.judge(fake, draws=tiny.step_draws(gan.config, 0))
+    inputs = [fake, *gan.discriminator.parameters]
+    of_fake, *others = torch.autograd.grad(logits.sum(), inputs, allow_unused=True)
+    assert of_fake.abs().sum() > 0
+    assert others == [None] * len(gan.discriminator.parameters)
+    assert all(torch.equal(value, before[name]) for name, value in tiny.tensors(gan).items())
+
+
 # Learning rates
 
 

@@ -32,9 +32,9 @@ def all_gather(values: Tensor) -> Tensor:
     """(world_size, *values.shape): the tensors of all ranks, which must have one shape; no gradient flows."""
     if world_size() == 1:
         return values[None]
-    gathered = values.new_empty(world_size() * values.numel())
-    dist.all_gather_into_tensor(gathered, values.flatten())  # gloo wants the one shape, flat
-    return gathered.view(world_size(), *values.shape)
+    gathered = values.new_empty(world_size(), *values.shape)
+    dist.all_gather(list(gathered.unbind()), values.contiguous())
+    return gathered
 
 
 class _SumOverRanks(torch.autograd.Function):

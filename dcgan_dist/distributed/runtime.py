@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+import warnings
 from dataclasses import dataclass, field
 from types import FrameType
 
@@ -74,6 +75,8 @@ def start(compute: ComputeConfig) -> Runtime:
 
     if compute.precision == "fp16" and not torch.cuda.is_available():
         raise ValueError("precision fp16 needs a CUDA device; use bf16 on a CPU")
+    # torch 2.14 deprecates the argument itself and still asks for False until it goes
+    warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
     networks = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
     # precision is our own autocast: Accelerate's fp16 scaler would be shared by both networks
     accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="no", kwargs_handlers=[networks])

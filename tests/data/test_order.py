@@ -1,6 +1,7 @@
 """Which images make up a step: pure arithmetic."""
 
 import collections
+import itertools
 
 import numpy as np
 import pytest
@@ -67,13 +68,13 @@ def test_images_of_a_window_come_from_few_shards_and_stay_together(window: int) 
             assert set(shards[start : start + length]) == set(seen)
             groups.append(seen)
             start += length
-        assert sorted(sum(groups, [])) == [0, 1, 2, 3, 4, 5]
+        assert sorted(itertools.chain(*groups)) == [0, 1, 2, 3, 4, 5]
         assert [len(group) for group in groups] == [window] * (6 // window) + [6 % window] * bool(6 % window)
 
 
 def test_images_are_mixed_inside_a_window() -> None:
     shards = [shard_of(image) for image in order(window=6).epoch(0)]
-    changes = sum(one != other for one, other in zip(shards, shards[1:], strict=False))
+    changes = sum(one != other for one, other in itertools.pairwise(shards))
     assert changes > 15  # 5 if the shards stayed whole; 24 expected by chance
 
 

@@ -6,6 +6,7 @@ import pickle
 import tempfile
 import time
 import traceback
+import warnings
 from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext
@@ -18,7 +19,6 @@ import torch.distributed as dist
 LIMIT_SECONDS = 60.0
 PRELOADED = ["pytest", "torch", "torch._dynamo", "torch.distributed.tensor", "dcgan_dist.loop"]
 """What a rank would take seconds to import, some of it only when a network is wrapped."""
-
 Result = TypeVar("Result")
 
 
@@ -90,6 +90,7 @@ def _results(ranks: list[tuple[multiprocessing.process.BaseProcess, Connection]]
 def _rank(rank: int, world_size: int, store: Path, job: bytes, sender: Connection) -> None:
     """What runs in the process of a rank."""
     try:
+        warnings.simplefilter("error")  # as pytest does in its own process
         torch.set_num_threads(1)
         if world_size > 1:
             names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size, "LOCAL_WORLD_SIZE": world_size}

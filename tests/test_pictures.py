@@ -1,0 +1,128 @@
+"""losses.png and progress.gif from a run's own files."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageSequence
+
+from dcgan_dist.images import write_png
+from dcgan_dist.pictures import plot_losses, write_progress
+from dcgan_dist.run_directory import RunDirectory
+
+
+def run_with_losses(path: Path, losses: list[float]) -> RunDirectory:
+    run = RunDirectory(path)
+    rows = [
+        {"step": 10 * number, "loss/d": loss, "loss/g": 2.0, "score/real": 0.7, "score/fake": 0.3, "time/step": 1.0}
+        for number, loss in enumerate(losses, start=1)
+    ]
+    run.metrics.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return run
+
+
+def picture(run: RunDirectory) -> np.ndarray:
+    plot_losses(run)
+    with Image.open(run.losses) as image:
+        assert image.format == "PNG"
+        return np.asarray(image.convert("RGB")).astype(int)
+
+
+def coloured(pixels: np.ndarray) -> np.ndarray:
+    """Where something that is not grey was drawn, (H, W) bool."""
+    return np.asarray(np.ptp(pixels, axis=2) > 60)
+
+
+def test_losses_are_drawn(tmp_path: Path) -> None:
+    pixels = picture(run_with_losses(tmp_path, [1.0, 3.0, 0.5, 2.5]))
+    assert pixels.shape == (660, 990, 3)  # 9 x 6 inches at 110 dots
+    drawn = coloured(pixels)
+    assert 0.002 < drawn.mean() < 0.1
+    top, bottom = drawn[:330], drawn[330:]
+    assert top.sum() > 1000  # two curves in each of two diagrams
+    assert bottom.sum() > 1000
+    columns = np.flatnonzero(drawn.any(axis=0))
+    assert columns[-1] - columns[0] > 700  # over the whole width
+    assert (pixels == 255).all(axis=2).mean() > 0.7
+
+
+def test_other_losses_give_another_picture(tmp_path: Path) -> None:
+    one = picture(run_with_losses(tmp_path, [1.0, 3.0, 0.5, 2.5]))
+    other = picture(run_with_losses(tmp_path, [1.0, 0.5, 3.0, 2.5]))
+    changed = (one != other).any(axis=2)
+    assert changed[:330].any()
+    assert not changed[380:].any()  # the scores are the same
+
+
+def test_a_run_of_one_row_has_a_picture(tmp_path: Path) -> None:
+    assert coloured(picture(run_with_losses(tmp_path, [1.0]))).any()
+
+
+def run_with_grids(path: Path, count: int) -> RunDirectory:
+    """Grids of 20 x 120 pixels, each of one grey that says its place."""
+    run = RunDirectory(path)
+    run.samples.mkdir()
+    for number in range(count):
+        write_png(run.sample(number * 500), np.full((20, 120, 3), 2 * number, np.uint8))
+    return run
+
+
+def frames(run: RunDirectory) -> tuple[list[int], list[int]]:
+    """The grey of each frame's grid and its milliseconds."""
+    write_progress(run)
+    with Image.open(run.progress) as image:
+        assert image.format == "GIF"
+        assert image.size == (120, 44)  # 24 for the step above
+        assert image.info["loop"] == 0
+        greys, durations = [], []
+        for frame in ImageSequence.Iterator(image):
+            durations.append(frame.info["duration"])
+            below = np.asarray(frame.convert("RGB"))[24:]
+            greys.append(round(float(below.mean())))
+            assert np.ptp(below) <= 2
+    return greys, durations
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 60])
+def test_progress_has_each_grid_and_rests_on_the_last(count: int, tmp_path: Path) -> None:
+    greys, durations = frames(run_with_grids(tmp_path, count))
+    assert greys == pytest.approx([2 * number for number in range(count)], abs=1)
+    assert durations == [200] * (count - 1) + [3000]
+
+
+@pytest.mark.parametrize("count", [61, 100, 120])
+def test_a_long_run_is_thinned_evenly(count: int, tmp_path: Path) -> None:
+    greys, durations = frames(run_with_grids(tmp_path, count))
+    numbers = [round(grey / 2) for grey in greys]
+    assert len(numbers) == 60
+    assert (numbers[0], numbers[-1]) == (0, count - 1)
+    gaps = np.diff(numbers)
+    assert gaps.min() >= 1
+    assert gaps.max() - gaps.min() <= 1
+    assert durations == [200] * 59 + [3000]
+
+
+def test_equal_grids_keep_their_frames(tmp_path: Path) -> None:
+    run = run_with_grids(tmp_path, 3)
+    for _, path in run.sample_grids()[1:]:
+        write_png(path, np.zeros((20, 120, 3), np.uint8))
+    assert frames(run) == ([0, 0, 0], [200, 200, 3000])
+
+
+def test_a_caption_tells_the_step(tmp_path: Path) -> None:
+    run = run_with_grids(tmp_path, 2)
+    write_progress(run)
+    with Image.open(run.progress) as image:
+        above = [np.asarray(frame.convert("L"))[:24] for frame in ImageSequence.Iterator(image)]
+    assert len(above) == 2
+    for caption in above:
+        assert caption.max() > 250
+        assert caption.min() < 50
+    assert (above[0] != above[1]).any()
+
+
+def test_no_grids_no_progress(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    write_progress(run)
+    assert not run.progress.exists()
