@@ -6,7 +6,6 @@ sha256 of each file. Nothing random has a state, so there is none to save.
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,8 +18,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from dcgan_dist.config import LENGTHS, LogConfig, TrainConfig, leaves
-from dcgan_dist.files import sync_directory, write_whole
+from dcgan_dist.config import LENGTHS, LogConfig, TrainConfig, changed, leaves
+from dcgan_dist.files import sha256_of, sync, write_whole
 from dcgan_dist.gan import Gan
 
 FORMAT = 1
@@ -46,8 +45,14 @@ class DamagedCheckpointError(Exception):
     """A checkpoint that does not verify: the file and what is wrong with it."""
 
 
+class ForeignCheckpointError(ValueError):
+    """A checkpoint in a form that this version does not know."""
+
+
 def save(directory: Path, gan: Gan, *, step: int, state: Mapping[str, Any], keep: int) -> Path:
     """Write ``directory/step-N`` whole or not at all, then remove all but the newest ``keep``.
+
+    A step that is there already is left as it is: it has the same state.
 
     Call it on the main process alone: every process has the same weights and statistics.
 
@@ -60,10 +65,10 @@ def save(directory: Path, gan: Gan, *, step: int, state: Mapping[str, Any], keep
     """
     target = directory / f"step-{step:08d}"
     aside = directory / f".step-{step:08d}.writing"
-    if target.exists():  # stopped again right after a resume
+    if target.exists():
         return target
     directory.mkdir(parents=True, exist_ok=True)
-    for stale in directory.glob(".step-*.writing"):
+    for stale in (*directory.glob(".step-*.writing"), *directory.glob(".step-*.removing")):
         shutil.rmtree(stale)
     aside.mkdir()
     try:
@@ -71,7 +76,8 @@ def save(directory: Path, gan: Gan, *, step: int, state: Mapping[str, Any], keep
         for name, tensors in _tensors(gan).items():
             path = aside / f"{name}.safetensors"
             save_file(tensors, path)
-            hashes[path.name] = _settled(path)
+            sync(path)
+            hashes[path.name] = sha256_of(path)
         scalers = {name: player.scaler.state_dict() for name, player in _players(gan).items()}
         whole = {
             "format": FORMAT,
@@ -83,14 +89,14 @@ def save(directory: Path, gan: Gan, *, step: int, state: Mapping[str, Any], keep
         }
         whole["state_sha256"] = _digest(whole)
         write_whole(aside / "state.json", (json.dumps(whole, indent=1) + "\n").encode())
-        sync_directory(aside)
+        sync(aside)
         aside.rename(target)
-        sync_directory(directory)
+        sync(directory)
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
     for old in _directories(directory)[:-keep]:
-        shutil.rmtree(old)
+        shutil.rmtree(old.rename(directory / f".{old.name}.removing"))
     return target
 
 
@@ -140,20 +146,21 @@ def verified(path: Path) -> Checkpoint:
 
     Raises:
         DamagedCheckpointError: naming the file.
+        ForeignCheckpointError: when another version of dcgan_dist wrote it.
     """
     try:
         state = json.loads((path / "state.json").read_bytes())
-        if state["format"] != FORMAT:
-            raise DamagedCheckpointError(f"{path}: format {state['format']}, this version reads {FORMAT}")
-        hashes = dict(state["sha256"])
-        stated = state.pop("state_sha256")
-        if _digest(state) != stated:
-            raise DamagedCheckpointError(f"{path / 'state.json'}: its contents are not what was written")
+        written_format = state["format"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DamagedCheckpointError(f"{path / 'state.json'}: {type(error).__name__}: {error}") from None
+    if written_format != FORMAT:
+        raise ForeignCheckpointError(f"{path}: format {written_format}, this version reads {FORMAT}")
+    if state.pop("state_sha256", None) != _digest(state):
+        raise DamagedCheckpointError(f"{path / 'state.json'}: its contents are not what was written")
+    hashes = dict(state["sha256"])
     for name, expected in hashes.items():
         try:
-            found = hashlib.sha256((path / name).read_bytes()).hexdigest()
+            found = sha256_of(path / name)
         except OSError as error:
             raise DamagedCheckpointError(f"{path / name}: {error.strerror}") from None
         if found != expected:
@@ -169,7 +176,6 @@ def load(checkpoint: Checkpoint, gan: Gan) -> None:
         player.scaler.load_state_dict(checkpoint.state["scalers"][name])
     if gan.average is not None:
         load_network(checkpoint.path / "ema.safetensors", gan.average.module)
-        gan.average.n_averaged.fill_(checkpoint.step)
 
 
 def load_network(path: Path, network: nn.Module) -> None:
@@ -210,6 +216,19 @@ def config_dict(config: TrainConfig) -> dict[str, Any]:
         for name, value in leaves(config)
         if name not in run_only
     }
+
+
+def config_of(checkpoint: Checkpoint) -> TrainConfig:
+    """The config that a checkpoint was trained with.
+
+    Raises:
+        ValueError: when it has settings that this version does not know.
+    """
+    saved = checkpoint.state["config"]
+    unknown = set(saved) - {name for name, _ in leaves(TrainConfig())}
+    if unknown:
+        raise ValueError(f"{checkpoint.path}: has settings of another version: {', '.join(sorted(unknown))}")
+    return changed(TrainConfig(), {n: tuple(v) if isinstance(v, list) else v for n, v in saved.items()})
 
 
 def _digest(state: Mapping[str, Any]) -> str:
@@ -256,10 +275,3 @@ def _load_optimizer(path: Path, optimizer: Optimizer) -> None:
 def _directories(directory: Path) -> list[Path]:
     """Checkpoints under their final names, oldest first."""
     return sorted(path for path in directory.glob("step-" + "[0-9]" * 8) if path.is_dir())
-
-
-def _settled(path: Path) -> str:
-    """The sha256 of a file after its bytes have reached the disk."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -111,6 +111,8 @@ def normalised(arguments: Sequence[str]) -> list[str]:
                 items.append(arguments[position])
                 position += 1
             result += [f"--{name}", *" ".join(items).strip("[]()").replace(",", " ").split()]
+        elif equals and kind in (int, int | None):
+            result.append(f"--{name}={_converted(value, kind)}")
         else:
             result.append(argument)
     return result
@@ -128,6 +130,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise ValueError(f"config {path}: no such file") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ValueError(f"config {path}: cannot be read: {' '.join(str(error).split())}") from None
+    if node is None:
+        raise ValueError(f"config {path}: is empty")
     if not isinstance(node, yaml.MappingNode):
         raise ValueError(f"config {path}: must be lines of 'name: value'")
     types_by_name = leaf_types(TrainConfig)
@@ -227,7 +231,9 @@ def _config_file(arguments: Sequence[str]) -> str | None:
     path = _value_of("config", arguments)
     if path is None and "--resume" in arguments and (run_dir := _value_of("run_dir", arguments)):
         own = Path(run_dir) / "config.yaml"
-        return str(own) if own.exists() else None
+        if not own.exists():
+            raise ValueError(f"resume: there is no {own}; give --config to start a run there")
+        return str(own)
     return path
 
 

@@ -34,7 +34,7 @@ class NetworkConfig:
     """The two networks."""
 
     model: str = "dcgan64"
-    """Name of the pair of networks, a row of MODELS in dcgan_dist/models."""
+    """Networks: dcgan64, flowers_arch1, flowers_arch2, mnist28 or pooled."""
     image_size: int = 64
     """Height and width of an image, pixels. The shards must have the same."""
     channels: int = 3
@@ -76,7 +76,7 @@ class LossConfig:
     """What the networks minimise."""
 
     loss: str = "bce"
-    """Name of the pair of losses, a row of LOSSES in dcgan_dist/losses.py."""
+    """Losses: bce, binary cross-entropy on logits."""
     smooth_fake: float = 0.0
     """Weight of the answer "fake" in the discriminator's loss on reals (one-sided smoothing)."""
     smooth_real: float = 1.0
@@ -113,7 +113,7 @@ class OptimConfig:
     lr_decay_g: float = 0.0
     """Decay of the generator's learning rate: lr / (1 + lr_decay_g * step), steps from 0."""
     lr_decay_d: float = 0.0
-    """Decay of the discriminator's learning rate."""
+    """Decay of the discriminator's learning rate, likewise."""
     beta1: float = 0.5
     """Adam: memory of the mean gradient."""
     beta2: float = 0.999
@@ -148,10 +148,11 @@ class DataConfig:
     flip: bool = False
     """Mirror half of the real images, chosen anew each time they are seen."""
     loader: Literal["auto", "resident"] = "auto"
-    """resident: all images decoded once into memory. auto chooses it; it is the only loader so far."""
+    """resident: all images decoded once into the memory of each process. auto chooses it, the only one so far."""
 
     def __post_init__(self) -> None:
-        _positive("batch_size", self.batch_size)
+        if self.batch_size < 2:
+            raise ValueError(f"batch_size must be at least 2, because of batch statistics, got {self.batch_size}")
         _positive("shuffle_window", self.shuffle_window)
 
 
@@ -215,7 +216,7 @@ class RunConfig:
     summary: bool = False
     """Print both networks as tables and stop."""
     dry_run: bool = False
-    """Print the resolved config, the steps and the memory the run needs, and stop."""
+    """Print the resolved config, and the time and memory of the run from a few real steps, and stop."""
     profile: int = 0
     """Write a torch.profiler trace of this many steps (after 10 for warming up) to run_dir; 0 is none."""
 
@@ -306,6 +307,9 @@ def without_effect(config: TrainConfig) -> list[str]:
             found.append(f"{name} {getattr(optim, name)} has no effect with optimizer {optim.optimizer}")
     if optim.fresh_z and optim.update == "simultaneous":
         found.append("fresh_z has no effect with update simultaneous, which has one z")
-    if losses.instance_noise == 0 and losses.instance_noise_decay != LossConfig().instance_noise_decay:
-        found.append("instance_noise_decay has no effect with instance_noise 0")
+    for name in ("instance_noise_decay", "instance_noise_on"):
+        if losses.instance_noise == 0 and getattr(losses, name) != getattr(LossConfig(), name):
+            found.append(f"{name} has no effect with instance_noise 0")
+    if config.log.tracker == "none" and config.log.project != LogConfig().project:
+        found.append("project has no effect with tracker none")
     return found

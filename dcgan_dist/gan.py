@@ -6,12 +6,12 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.optim import Optimizer
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from dcgan_dist.config import OptimConfig, TrainConfig
 from dcgan_dist.distributed.batch_norm import synchronize
 from dcgan_dist.distributed.draws import Dropout, StepDraws, key_dropout
 from dcgan_dist.distributed.runtime import Runtime
+from dcgan_dist.ema import Average
 from dcgan_dist.losses import LOSSES, Loss
 from dcgan_dist.models import build_networks
 
@@ -39,6 +39,11 @@ class Player:
         if self._dropouts:
             key_dropout(self._dropouts, draws.keys(stream))
 
+    def is_finite(self) -> Tensor:
+        """Whether all parameters and running statistics are numbers, as a tensor nobody has waited for."""
+        values = [value for value in self.plain.state_dict().values() if value.is_floating_point()]
+        return torch.stack(torch._foreach_norm(values)).isfinite().all()
+
     def schedule(self, step: int) -> None:
         """Set the learning rate of a step, counted from 0."""
         for group in self.optimizer.param_groups:
@@ -64,7 +69,7 @@ class Gan:
     generator: Player
     discriminator: Player
     loss: Loss
-    average: AveragedModel | None
+    average: Average | None
     """Exponential moving average of the generator, when the config asks for one."""
 
     @property
@@ -132,28 +137,28 @@ def build_gan(config: TrainConfig, runtime: Runtime) -> Gan:
     optim = config.optim
     average = None
     if optim.ema_decay:
-        update = get_ema_multi_avg_fn(optim.ema_decay)  # type: ignore[no-untyped-call]
-        average = AveragedModel(_placed(generator, config, runtime), multi_avg_fn=update)
+        average = Average(_placed(generator, config, device=runtime.device), decay=optim.ema_decay)
+    lr_d = optim.lr * optim.lr_ratio
     return Gan(
         config=config,
         device=runtime.device,
-        generator=_player(generator, config, runtime, lr=optim.lr, lr_decay=optim.lr_decay_g),
-        discriminator=_player(discriminator, config, runtime, lr=optim.lr * optim.lr_ratio, lr_decay=optim.lr_decay_d),
+        generator=_player(generator, config, runtime=runtime, lr=optim.lr, lr_decay=optim.lr_decay_g),
+        discriminator=_player(discriminator, config, runtime=runtime, lr=lr_d, lr_decay=optim.lr_decay_d),
         loss=LOSSES[config.losses.loss],
         average=average,
     )
 
 
-def _placed(network: nn.Module, config: TrainConfig, runtime: Runtime) -> nn.Module:
+def _placed(network: nn.Module, config: TrainConfig, *, device: torch.device) -> nn.Module:
     """``network`` on the device in the config's type and memory format."""
     compute = config.compute
     memory_format = torch.channels_last if compute.memory_format == "channels_last" else torch.contiguous_format
     dtype = torch.float64 if compute.dtype == "float64" else torch.float32
-    return network.to(device=runtime.device, dtype=dtype, memory_format=memory_format)  # type: ignore[call-overload, no-any-return]
+    return network.to(device=device, dtype=dtype, memory_format=memory_format)  # type: ignore[call-overload, no-any-return]
 
 
-def _player(network: nn.Module, config: TrainConfig, runtime: Runtime, *, lr: float, lr_decay: float) -> Player:
-    plain = synchronize(_placed(network, config, runtime), runtime.device).train()
+def _player(network: nn.Module, config: TrainConfig, *, runtime: Runtime, lr: float, lr_decay: float) -> Player:
+    plain = synchronize(_placed(network, config, device=runtime.device), runtime.device).train()
     if config.compute.compile:
         plain.compile()
     return Player(

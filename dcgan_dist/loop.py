@@ -11,7 +11,7 @@ from torch import Tensor
 from dcgan_dist import checkpoint
 from dcgan_dist.data.loader import Loader
 from dcgan_dist.distributed import collectives
-from dcgan_dist.distributed.draws import StepDraws
+from dcgan_dist.distributed.draws import StepDraws, run_key
 from dcgan_dist.distributed.runtime import Runtime
 from dcgan_dist.gan import Gan
 from dcgan_dist.images import grid, to_images, write_png
@@ -25,10 +25,10 @@ NEVER = 2**62
 
 
 class DivergenceError(Exception):
-    """A loss is not a number any more: which, and since which step."""
+    """A network's loss or weights are not numbers any more: which network's, and since which step."""
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Training:
     """One run in progress: everything that ``train`` needs."""
 
@@ -46,13 +46,15 @@ class Training:
     def __post_init__(self) -> None:
         device = self.runtime.device
         self._rows = self.runtime.rows(self.gan.config.images.batch_size)
-        self._first_bad = torch.full((2,), NEVER, dtype=torch.int64, device=device)  # of loss/d and loss/g
+        self._first_bad = torch.full((2,), NEVER, dtype=torch.int64, device=device)  # of D and G
+        self._key = run_key(self.gan.config.seed, device)
 
     def update(self) -> dict[str, Tensor]:
         """One update of each network; scalars over this process's rows."""
         gan, config = self.gan, self.gan.config
         start, stop = self._rows
-        draws = StepDraws(config.seed, self.step, config.images.batch_size, start, stop, self.runtime.device, gan.dtype)
+        batch_size = config.images.batch_size
+        draws = StepDraws(key=self._key, step=self.step, batch_size=batch_size, start=start, stop=stop, dtype=gan.dtype)
         with self.clock.measured("data"):
             pixels = self.loader.batch(self.step)
         real = to_images(pixels, config.network.value_range, dtype=gan.dtype)
@@ -64,23 +66,27 @@ class Training:
             player.schedule(self.step)
         scalars = STEPS[config.optim.update](gan, real, draws=draws)
         if gan.average is not None:
-            gan.average.update_parameters(gan.generator.plain)
+            gan.average.update(gan.generator.plain)
         self.step += 1
 
-        bad = ~torch.stack([scalars["loss/d"], scalars["loss/g"]]).isfinite()
-        self._first_bad = torch.where(bad, self._first_bad.clamp(max=self.step), self._first_bad)
+        self._note_bad(torch.stack([scalars["loss/d"], scalars["loss/g"]]).isfinite())
         return scalars
 
+    def _note_bad(self, finite: Tensor) -> None:
+        """Remember the first step after which D or G (in this order) was not finite."""
+        self._first_bad = torch.where(finite, self._first_bad, self._first_bad.clamp(max=self.step))
+
     def check(self) -> None:
-        """Stop on all ranks if any loss of any rank has stopped being a number; before anything reaches disk.
+        """Stop on all ranks if a loss of any rank or a weight is not a number; before anything reaches disk.
 
         Raises:
             DivergenceError: naming network and step.
         """
+        self._note_bad(torch.stack([self.gan.discriminator.is_finite(), self.gan.generator.is_finite()]))
         first = collectives.all_reduce(self._first_bad.clone(), torch.distributed.ReduceOp.MIN).tolist()
         if min(first) < NEVER:
-            name = "loss/d (discriminator)" if first[0] <= first[1] else "loss/g (generator)"
-            raise DivergenceError(f"{name} is not finite since step {min(first)}; a lower lr may help")
+            name = "discriminator" if first[0] <= first[1] else "generator"
+            raise DivergenceError(f"the {name} is not finite since step {min(first)}; a lower lr may help")
 
     def log(self, scalars: Mapping[str, Tensor]) -> None:
         """Read the step's scalars, means over the global batch, and hand them to the tracker."""
@@ -89,7 +95,8 @@ class Training:
         batch_size = self.gan.config.images.batch_size
         times = self.clock.read(self.step)
         row = dict(zip(scalars, means, strict=True))
-        row |= {"images_seen": self.step * batch_size, "images/s": batch_size / times["time/step"], **times}
+        row |= {"images_seen": self.step * batch_size, **times}
+        row["time/images_per_second"] = batch_size / times["time/step"]
         self.tracker.scalars(self.step, row)
 
     def sample(self) -> None:
@@ -102,7 +109,7 @@ class Training:
                 self.run.samples.mkdir(exist_ok=True)
                 path = self.run.sample(self.step)
                 write_png(path, grid(pixels))
-                self.tracker.picture(self.step, "samples", path)
+                self.tracker.picture(self.step, "samples", path=path)
 
     def save(self) -> None:
         """Write a checkpoint."""

@@ -2,6 +2,7 @@
 
 import io
 import json
+from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -58,9 +59,9 @@ def write_progress(run: RunDirectory) -> None:
     write_whole(run.progress, buffer.getvalue())
 
 
-def _captioned(step: int, path: "object") -> Image.Image:
+def _captioned(step: int, path: Path) -> Image.Image:
     """A sample grid with its step written above, in 256 colours of its own."""
-    with Image.open(str(path)) as grid:
+    with Image.open(path) as grid:
         frame = Image.new("RGB", (grid.width, grid.height + 24), "white")
         frame.paste(grid, (0, 24))
     ImageDraw.Draw(frame).text((6, 4), f"step {step:,}", fill="black", font=ImageFont.load_default(14))

@@ -47,14 +47,12 @@ def _parser() -> argparse.ArgumentParser:
 
 def _sample(run: Path, *, count: int, seed: int, out: Path) -> None:
     from dcgan_dist import checkpoint  # torch takes seconds to import, --help should not
-    from dcgan_dist.config import TrainConfig, changed
     from dcgan_dist.images import grid, write_png
     from dcgan_dist.models import build_networks
     from dcgan_dist.sampling import sample_pixels
 
     found = checkpoint.find(run)
-    saved = found.state["config"]
-    config = changed(TrainConfig(), {n: tuple(v) if isinstance(v, list) else v for n, v in saved.items()})
+    config = checkpoint.config_of(found)
     generator, _ = build_networks(config.network, seed=0)
     averaged = found.path / "ema.safetensors"
     checkpoint.load_network(averaged if averaged.exists() else found.path / "generator.safetensors", generator)
@@ -66,3 +64,7 @@ def _sample(run: Path, *, count: int, seed: int, out: Path) -> None:
 def _fail(message: str) -> NoReturn:
     print(f"dcgan-sample: error: {message}", file=sys.stderr)
     raise SystemExit(2)
+
+
+if __name__ == "__main__":
+    main()

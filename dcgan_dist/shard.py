@@ -279,3 +279,7 @@ def _progress(total: int, *, quiet: bool) -> Iterator[Callable[[int], None]]:
                 print(f"{done:,} of {total:,} images, {now - began:.0f} s", file=sys.stderr, flush=True)
 
         yield line
+
+
+if __name__ == "__main__":
+    main()

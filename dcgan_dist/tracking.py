@@ -3,6 +3,7 @@
 Only the main process has sinks; on the other ranks every method does nothing, so callers need not ask.
 """
 
+import contextlib
 import json
 import os
 import sys
@@ -21,6 +22,8 @@ from dcgan_dist.config import TrainConfig
 WIDE = 100
 """Columns of a terminal that has room for a bar."""
 
+WANDB_MODES = ("online", "offline", "disabled")
+
 
 class Sink(Protocol):
     """Somewhere scalars and pictures go."""
@@ -28,7 +31,7 @@ class Sink(Protocol):
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """One row of scalars after ``step`` steps."""
 
-    def picture(self, step: int, name: str, path: Path) -> None:
+    def picture(self, step: int, name: str, *, path: Path) -> None:
         """A picture file made after ``step`` steps."""
 
     def close(self, *, failed: bool) -> None:
@@ -46,7 +49,7 @@ class JsonLines:
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         self._file.write(json.dumps({"step": step, **values}) + "\n")
 
-    def picture(self, step: int, name: str, path: Path) -> None:
+    def picture(self, step: int, name: str, *, path: Path) -> None:
         """Pictures are files already."""
 
     def size(self) -> int:
@@ -94,16 +97,16 @@ class ConsoleSink:
         losses = f"D {values['loss/d']:.3f} G {values['loss/g']:.3f}"
         scores = f"D(x) {values['score/real']:.2f} D(G(z)) {values['score/fake']:.2f}"
         if self._progress is not None:
-            line = f"{values['images/s']:.0f} img/s {losses} {scores}"
+            line = f"{values['time/images_per_second']:.0f} img/s {losses} {scores}"
             self._progress.update(self._task, completed=step, line=line)
         else:
             pace = (time.monotonic() - self._start) / max(1, step - self._first)
             left = timedelta(seconds=round(pace * (self._total - step)))
-            speed = f"{values['images/s']:.0f} images/s"
+            speed = f"{values['time/images_per_second']:.0f} images/s"
             row = f"step {step}/{self._total}  {speed}  loss {losses}  {scores}  left {left}"
             self._console.print(row, highlight=False, markup=False, soft_wrap=True)
 
-    def picture(self, step: int, name: str, path: Path) -> None:
+    def picture(self, step: int, name: str, *, path: Path) -> None:
         """Told at the end of the run, all in one line."""
 
     def close(self, *, failed: bool) -> None:
@@ -115,12 +118,11 @@ class WandbSink:
     """A Weights & Biases run: online with a key, offline without; trouble with the server never ends training."""
 
     def __init__(self, config: TrainConfig, settings: Mapping[str, Any], *, run_dir: Path, run_id: str) -> None:
-        mode = wandb_mode()
-        if mode != "online":
-            os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # else a DNS look-up, even offline
         import wandb
 
         def begin(mode: str) -> Any:
+            if mode != "online":
+                os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # else a DNS look-up, even offline
             return wandb.init(
                 project=config.log.project,
                 name=run_dir.name,
@@ -132,27 +134,40 @@ class WandbSink:
                 settings=wandb.Settings(init_timeout=20, finish_timeout=60, console="off", silent=True),
             )
 
+        mode = "offline"
         try:
+            mode = wandb_mode()
             self._run = begin(mode)
         except wandb.errors.Error as error:
+            reason = str(error).splitlines()[0]
+            print(f"warning: W&B: {reason}; going on offline", file=sys.stderr)
             mode = "offline"
-            os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-            print(f"W&B: {error}; going on offline", file=sys.stderr)
             self._run = begin(mode)
         self._run.define_metric("step")
         self._run.define_metric("*", step_metric="step")
         self._image = wandb.Image
-        upload = f"{mode}; upload later with: wandb sync {Path(self._run.dir).parent}"
-        self.description = self._run.url if mode == "online" else upload
+        uploading = f"offline; upload later with: wandb sync {Path(self._run.dir).parent}"
+        self.description = {"online": self._run.url if mode == "online" else "", "offline": uploading}.get(mode, mode)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         self._run.log({"step": step, **values})
 
-    def picture(self, step: int, name: str, path: Path) -> None:
+    def picture(self, step: int, name: str, *, path: Path) -> None:
         self._run.log({"step": step, name: self._image(str(path))})
 
     def close(self, *, failed: bool) -> None:
         self._run.finish(exit_code=int(failed))
+
+
+def check_wandb_mode() -> None:
+    """Refuse a WANDB_MODE that is none of W&B's modes, before anything is written.
+
+    Raises:
+        ValueError: naming it.
+    """
+    mode = os.environ.get("WANDB_MODE") or "online"
+    if mode not in WANDB_MODES:
+        raise ValueError(f"WANDB_MODE must be one of {', '.join(WANDB_MODES)}, got {mode!r}")
 
 
 def wandb_mode() -> str:
@@ -165,10 +180,14 @@ def wandb_mode() -> str:
 
 
 class Tracker:
-    """All sinks of one run as one."""
+    """All sinks of one run as one; without sinks, on ranks other than the main one, it does nothing."""
 
-    def __init__(self, sinks: list[Sink]) -> None:
-        self._sinks = sinks
+    def __init__(
+        self, *, metrics: JsonLines | None = None, console: ConsoleSink | None = None, wandb: WandbSink | None = None
+    ) -> None:
+        self._metrics = metrics
+        self._console = console
+        self._sinks: list[Sink] = [sink for sink in (metrics, wandb, console) if sink is not None]
 
     def __enter__(self) -> Self:
         return self
@@ -176,25 +195,25 @@ class Tracker:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: types.TracebackType | None
     ) -> None:
-        for sink in self._sinks:
-            sink.close(failed=kind is not None)
+        with contextlib.ExitStack() as stack:  # one that cannot be closed does not keep the others open
+            for sink in self._sinks:
+                stack.callback(sink.close, failed=kind is not None)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """One row of scalars after ``step`` steps."""
         for sink in self._sinks:
             sink.scalars(step, values)
 
-    def picture(self, step: int, name: str, path: Path) -> None:
+    def picture(self, step: int, name: str, *, path: Path) -> None:
         """A picture file made after ``step`` steps."""
         for sink in self._sinks:
-            sink.picture(step, name, path)
+            sink.picture(step, name, path=path)
 
     def advance(self, step: int) -> None:
         """Called after every step; moves the progress bar."""
-        for sink in self._sinks:
-            if isinstance(sink, ConsoleSink):
-                sink.advance(step)
+        if self._console is not None:
+            self._console.advance(step)
 
     def metrics_bytes(self) -> int:
         """Size of metrics.jsonl on disk; a resumed run cuts the file back to it."""
-        return sum(sink.size() for sink in self._sinks if isinstance(sink, JsonLines))
+        return self._metrics.size() if self._metrics is not None else 0

@@ -1,11 +1,11 @@
 """One training run: ``accelerate launch -m dcgan_dist.train --config configs/RECIPE.yaml --data SHARDS``."""
 
-import dataclasses
 import resource
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -14,11 +14,11 @@ import torch
 from rich.console import Console
 
 from dcgan_dist import checkpoint
-from dcgan_dist.cli import fail, parse, to_yaml
-from dcgan_dist.config import LENGTHS, TrainConfig, without_effect
+from dcgan_dist.cli import fail, is_first_process, parse, to_yaml
+from dcgan_dist.config import LENGTHS, TrainConfig, changed, without_effect
 from dcgan_dist.data.loader import Loader, open_loader
 from dcgan_dist.distributed import collectives
-from dcgan_dist.distributed.runtime import Runtime, start
+from dcgan_dist.distributed.runtime import Runtime, launcher_disagreements, start
 from dcgan_dist.files import write_whole
 from dcgan_dist.gan import Gan, build_gan
 from dcgan_dist.images import grid, write_png
@@ -27,7 +27,7 @@ from dcgan_dist.models import build_networks
 from dcgan_dist.pictures import plot_losses, write_progress
 from dcgan_dist.run_directory import RunDirectory, new_run_id, open_run
 from dcgan_dist.summary import summary
-from dcgan_dist.tracking import ConsoleSink, JsonLines, Sink, Tracker, WandbSink
+from dcgan_dist.tracking import ConsoleSink, JsonLines, Tracker, WandbSink, check_wandb_mode
 
 TRIAL_STEPS = 5
 """Steps that --dry_run times, after one to warm up."""
@@ -40,14 +40,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     config = parse(argv)
     try:
         if config.run.summary:
-            print_summary(config)
+            if is_first_process():
+                print_summary(config)
             return
         runtime = start(config.compute)
-        _run(config, runtime)
+        job = _prepared(config, runtime)
     except ValueError as error:
         fail(str(error))
+    except OSError as error:
+        fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), code=1)
+    try:
+        if config.run.dry_run:
+            _dry_run(job)
+        else:
+            _run(job)
     except DivergenceError as error:
         fail(str(error), code=1)
+    runtime.end()
 
 
 def print_summary(config: TrainConfig) -> None:
@@ -60,125 +69,178 @@ def print_summary(config: TrainConfig) -> None:
     console.print(summary(discriminator, image, title="discriminator"))
 
 
-def _run(config: TrainConfig, runtime: Runtime) -> None:
-    """Everything from processes that know each other to the files of a finished run."""
+@dataclass(kw_only=True)
+class _Job:
+    """A run that can start: everything that the user could have got wrong has been checked, on all ranks."""
+
+    config: TrainConfig
+    """With everything that was left to be chosen."""
+    runtime: Runtime
+    console: Console
+    """Silent on all ranks but the main one."""
+    gan: Gan
+    loader: Loader
+    run: RunDirectory
+    resumed: checkpoint.Checkpoint | None
+    total_steps: int
+
+
+def _prepared(config: TrainConfig, runtime: Runtime) -> _Job:
+    """Build and check everything that ``config`` names.
+
+    Raises:
+        ValueError: the user's mistake, the same on all ranks.
+        OSError: a file that cannot be read or written, the same on all ranks.
+    """
     console = Console(quiet=not runtime.is_main, soft_wrap=True, highlight=False, markup=False)
     if all(getattr(config, name) is None for name in LENGTHS):
         raise ValueError(f"give exactly one of {', '.join(LENGTHS)}; recipes have theirs, see configs/")
+    if config.log.tracker == "wandb":
+        check_wandb_mode()
     rows = runtime.rows(config.images.batch_size)
-    for sentence in without_effect(config):
+    for sentence in (*without_effect(config), *launcher_disagreements(config.compute)):
         console.print(f"warning: {sentence}")
-    gan = build_gan(config, runtime)
-    loader = open_loader(config.images, config.network, seed=config.seed, rows=rows, device=runtime.device)
+    gan = collectives.on_all(partial(build_gan, config, runtime))
+    loader = collectives.on_all(
+        partial(open_loader, config.images, config.network, seed=config.seed, rows=rows, device=runtime.device)
+    )
     total_steps = config.steps(loader.image_count)
-    if config.run.dry_run:
-        _dry_run(gan, loader, runtime, total_steps=total_steps, console=console)
-        runtime.end()
-        return
 
-    open_this = partial(open_run, config.run.run_dir, recipe=config.recipe, resume=config.run.resume)
-    run = collectives.from_main(open_this)
-    resumed = _resume(gan, loader, run, runtime, console) if config.run.resume else None
-    with _status(run, runtime) as finished:
+    resumed = None
+    if config.run.dry_run:
+        run = RunDirectory(Path())
+    else:
+        opened = partial(open_run, config.run.run_dir, recipe=config.recipe, resume=config.run.resume)
+        run = collectives.from_main(opened)
+    if config.run.resume:
+        resumed, told = collectives.from_main(partial(checkpoint.newest, run.checkpoints))
+        told = told if resumed else [f"resume: no checkpoint in {run.path}, starting at step 0"]
+        console.print(*told, sep="\n", end="\n" if told else "")
+    if resumed:
+        checkpoint.check_resumable(resumed, config, data_digest=loader.digest)
+        collectives.on_all(partial(checkpoint.load, resumed, gan))
+        if resumed.step > total_steps:
+            raise ValueError(f"resume: {run.path} has done {resumed.step} steps already, {total_steps} are asked for")
+        if not config.compute.threads and resumed.state["world_size"] == runtime.world_size:
+            torch.set_num_threads(resumed.state["threads"])  # the same bits as without the interruption
+    needed = PROFILE_WARMUP + config.run.profile
+    if config.run.profile and total_steps - (resumed.step if resumed else 0) < needed:
+        raise ValueError(f"profile {config.run.profile} needs {needed} steps: {PROFILE_WARMUP} come before the trace")
+    return _Job(
+        config=changed(config, {"loader": "resident", "threads": torch.get_num_threads()}),
+        runtime=runtime,
+        console=console,
+        gan=gan,
+        loader=loader,
+        run=run,
+        resumed=resumed,
+        total_steps=total_steps,
+    )
+
+
+def _run(job: _Job) -> None:
+    """Train, and leave a run directory."""
+    runtime, console, run, resumed = job.runtime, job.console, job.run, job.resumed
+    runtime.stop.listen()
+    with _status(run, runtime) as stopped:
         run_id = resumed.state["run_id"] if resumed else collectives.from_main(new_run_id)
-        step = resumed.step if resumed else 0
+        first_step = resumed.step if resumed else 0
         if runtime.is_main:
-            _write_first_files(config, run, loader, runtime)
-        console.print(_headline(config, runtime, loader, total_steps=total_steps))
+            _write_first_files(job)
+        console.print(_headline(job))
         console.print(f"run directory {run.path}")
-        sinks: list[Sink] = []
-        if runtime.is_main:
-            sinks.append(JsonLines(run.metrics, keep_bytes=resumed.state["metrics_bytes"] if resumed else 0))
-            if config.log.tracker == "wandb":
-                wandb = WandbSink(config, checkpoint.config_dict(config), run_dir=run.path, run_id=run_id)
-                console.print(f"W&B {wandb.description}")
-                sinks.append(wandb)
-            sinks.append(ConsoleSink(console, total_steps=total_steps, first_step=step))
-        with Tracker(sinks) as tracker:
-            training = Training(gan, loader, runtime, run, tracker, total_steps, run_id, step=step)
-            runtime.stop.listen()
+        with _tracker(job, run_id, first_step=first_step) as tracker:
+            training = Training(
+                gan=job.gan,
+                loader=job.loader,
+                runtime=runtime,
+                run=run,
+                tracker=tracker,
+                total_steps=job.total_steps,
+                run_id=run_id,
+                step=first_step,
+            )
             begin = time.monotonic()
-            with _profiled(config, run, runtime) as after_step:
+            with _profiled(job) as after_step:
                 done = train(training, after_step=after_step)
             seconds = time.monotonic() - begin
             if runtime.is_main:
                 _write_last_pictures(run, tracker, step=training.step)
-        finished("" if done else f"{runtime.stop.received or 'a signal'} at step {training.step}")
-        if runtime.is_main:
-            _say_goodbye(console, run, training, steps=training.step - step, seconds=seconds)
-    runtime.stop.ignore()
-    runtime.end()
+        if not done:
+            stopped.append(f"{runtime.stop.received or 'a signal to another rank'} at step {training.step}")
+    runtime.stop.unlisten()
+    if runtime.is_main:
+        _say_goodbye(job, step=training.step, steps=training.step - first_step, seconds=seconds)
 
 
-def _resume(
-    gan: Gan, loader: Loader, run: RunDirectory, runtime: Runtime, console: Console
-) -> checkpoint.Checkpoint | None:
-    """Put the newest whole checkpoint of ``run`` into ``gan``; None, and nothing done, when there is none."""
-    resumed, told = collectives.from_main(partial(checkpoint.newest, run.checkpoints))
-    for sentence in told:
-        console.print(sentence)
-    if resumed is None:
-        console.print(f"resume: no checkpoint in {run.path}, starting at step 0")
-        return None
-    checkpoint.check_resumable(resumed, gan.config, data_digest=loader.digest)
-    checkpoint.load(resumed, gan)
-    if resumed.state["world_size"] == runtime.world_size:
-        torch.set_num_threads(resumed.state["threads"])  # the same bits as without the interruption
-    return resumed
+def _tracker(job: _Job, run_id: str, *, first_step: int) -> Tracker:
+    """The run's tracker: with sinks on the main process, without on the others."""
+    if not job.runtime.is_main:
+        return Tracker()
+    config, run, resumed = job.config, job.run, job.resumed
+    wandb = None
+    if config.log.tracker == "wandb":
+        wandb = WandbSink(config, checkpoint.config_dict(config), run_dir=run.path, run_id=run_id)
+        job.console.print(f"W&B {wandb.description}")
+    return Tracker(
+        metrics=JsonLines(run.metrics, keep_bytes=resumed.state["metrics_bytes"] if resumed else 0),
+        console=ConsoleSink(job.console, total_steps=job.total_steps, first_step=first_step),
+        wandb=wandb,
+    )
 
 
 @contextmanager
-def _status(run: RunDirectory, runtime: Runtime) -> Iterator[Callable[[str], None]]:
-    """Keep status.json true. The block calls what it is given with "" when done, or with why it stopped."""
-    reasons: list[str] = []
+def _status(run: RunDirectory, runtime: Runtime) -> Iterator[list[str]]:
+    """Keep status.json true: done after the block, unless it raises or says in the list why it stopped."""
+    stopped: list[str] = []
     if runtime.is_main:
         run.requeue.unlink(missing_ok=True)
         run.set_status("running")
     try:
-        yield reasons.append
+        yield stopped
     except BaseException as error:
         if runtime.is_main:
             run.set_status("failed", f"{type(error).__name__}: {error}")
         raise
     if runtime.is_main:
-        if reasons[0]:
+        if stopped:
             write_whole(run.requeue, b"")
-        run.set_status("stopped" if reasons[0] else "done", reasons[0])
+        run.set_status("stopped" if stopped else "done", *stopped)
 
 
-def _write_first_files(config: TrainConfig, run: RunDirectory, loader: Loader, runtime: Runtime) -> None:
-    resolved = dataclasses.replace(config, images=dataclasses.replace(config.images, loader="resident"))
-    write_whole(run.config, to_yaml(resolved).encode())
-    run.write_environment(runtime)
-    write_png(run.reals, grid(loader.first(config.log.sample_count)))
+def _write_first_files(job: _Job) -> None:
+    write_whole(job.run.config, to_yaml(job.config).encode())
+    job.run.write_environment(job.runtime)
+    write_png(job.run.reals, grid(job.loader.first(job.config.log.sample_count)))
 
 
 def _write_last_pictures(run: RunDirectory, tracker: Tracker, *, step: int) -> None:
     if run.metrics.stat().st_size:
         plot_losses(run)
-        tracker.picture(step, "losses", run.losses)
+        tracker.picture(step, "losses", path=run.losses)
     write_progress(run)
 
 
 @contextmanager
-def _profiled(config: TrainConfig, run: RunDirectory, runtime: Runtime) -> Iterator[Callable[[], None]]:
+def _profiled(job: _Job) -> Iterator[Callable[[], None]]:
     """What to call after each step; with --profile it drives torch.profiler on the main process."""
-    if not config.run.profile or not runtime.is_main:
+    if not job.config.run.profile or not job.runtime.is_main:
         yield lambda: None
         return
-    schedule = torch.profiler.schedule(wait=0, warmup=PROFILE_WARMUP, active=config.run.profile, repeat=1)
+    schedule = torch.profiler.schedule(wait=0, warmup=PROFILE_WARMUP, active=job.config.run.profile, repeat=1)
     with torch.profiler.profile(
-        schedule=schedule, on_trace_ready=lambda profile: profile.export_chrome_trace(str(run.trace))
+        schedule=schedule, on_trace_ready=lambda profile: profile.export_chrome_trace(str(job.run.trace))
     ) as profile:
         yield profile.step
 
 
-def _headline(config: TrainConfig, runtime: Runtime, loader: Loader, *, total_steps: int) -> str:
+def _headline(job: _Job) -> str:
     def counted(number: int, thing: str) -> str:
         return f"{number:,} {thing}" + ("" if number == 1 else "es" if thing.endswith("s") else "s")
 
+    config, runtime, loader = job.config, job.runtime, job.loader
     fast = runtime.device.type == "cuda" and not config.compute.deterministic
-    batches = f"{counted(total_steps, 'step')} of {config.images.batch_size} images"
+    batches = f"{counted(job.total_steps, 'step')} of {config.images.batch_size} images"
     return (
         f"{config.recipe}: {config.network.model}, {batches}; "
         f"{loader.image_count:,} images {loader.description}; {counted(runtime.world_size, 'process')} on "
@@ -187,23 +249,33 @@ def _headline(config: TrainConfig, runtime: Runtime, loader: Loader, *, total_st
     )
 
 
-def _say_goodbye(console: Console, run: RunDirectory, training: Training, *, steps: int, seconds: float) -> None:
+def _say_goodbye(job: _Job, *, step: int, steps: int, seconds: float) -> None:
     """How far the run came and where to look. Main process only."""
-    took = timedelta(seconds=round(seconds))
+    run, say = job.run, job.console.print
     pace = f", {seconds / steps * 1000:.1f} ms a step with all pauses" if steps else ""
-    if training.step == training.total_steps:
-        console.print(f"done: {steps:,} steps in {took}{pace}")
+    if step == job.total_steps:
+        say(f"done: {steps:,} steps in {timedelta(seconds=round(seconds))}{pace}")
     else:
-        console.print(f"stopped at step {training.step}, saved; go on with --run_dir {run.path} --resume")
-    grids = run.sample_grids()
-    console.print(f"look at {grids[-1][1]} beside {run.reals}, {run.losses} and {run.progress}")
-    console.print(f"more images: dcgan-sample {run.path} --count 64 --seed 1 --out grid.png")
+        say(f"stopped at step {step}, saved; go on with --run_dir {run.path} --resume")
+    grids = [path for _, path in run.sample_grids()[-1:]]
+    pictures = [str(path) for path in (*grids, run.reals, run.losses, run.progress) if path.exists()]
+    say(f"look at {', '.join(pictures)}")
+    say(f"more images: dcgan-sample {run.path} --count 64 --seed 1 --out grid.png")
 
 
-def _dry_run(gan: Gan, loader: Loader, runtime: Runtime, *, total_steps: int, console: Console) -> None:
+def _dry_run(job: _Job) -> None:
     """Print the resolved config, and time a few steps on weights that are then thrown away."""
-    console.print(to_yaml(gan.config))
-    training = Training(gan, loader, runtime, RunDirectory(Path()), Tracker([]), total_steps, run_id="")
+    say = job.console.print
+    say(to_yaml(job.config))
+    training = Training(
+        gan=job.gan,
+        loader=job.loader,
+        runtime=job.runtime,
+        run=job.run,
+        tracker=Tracker(),
+        total_steps=job.total_steps,
+        run_id="",
+    )
     seconds = []
     for _ in range(1 + TRIAL_STEPS):
         begin = time.perf_counter()
@@ -211,12 +283,12 @@ def _dry_run(gan: Gan, loader: Loader, runtime: Runtime, *, total_steps: int, co
         scalars["loss/g"].item()  # wait for the device
         seconds.append(time.perf_counter() - begin)
     pace = statistics.median(seconds[1:])
-    whole = timedelta(seconds=round(pace * total_steps))
+    whole = timedelta(seconds=round(pace * job.total_steps))
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # Linux counts in KiB
-    console.print(_headline(gan.config, runtime, loader, total_steps=total_steps))
-    console.print(f"about {pace * 1000:.1f} ms a step, {whole} in all without pauses; {memory:.1f} GiB a process")
-    if runtime.device.type == "cuda":
-        console.print(f"{torch.cuda.max_memory_allocated(runtime.device) / 2**30:.1f} GiB of GPU memory a process")
+    say(_headline(job))
+    say(f"about {pace * 1000:.1f} ms a step, {whole} in all without pauses; {memory:.1f} GiB a process")
+    if job.runtime.device.type == "cuda":
+        say(f"{torch.cuda.max_memory_allocated(job.runtime.device) / 2**30:.1f} GiB of GPU memory a process")
 
 
 if __name__ == "__main__":

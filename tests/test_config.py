@@ -54,7 +54,7 @@ def test_two_lengths_or_none_are_refused() -> None:
         (NetworkConfig, {"value_range": (1.0, -1.0)}, "value_range must be two rising numbers, got 1.0 -1.0"),
         (NetworkConfig, {"batch_norm_momentum": 0.0}, "batch_norm_momentum must be above 0"),
         (LossConfig, {"instance_noise_decay": 1.5}, "instance_noise_decay must be above 0 and at most 1, got 1.5"),
-        (DataConfig, {"batch_size": 0}, "batch_size must be positive, got 0"),
+        (DataConfig, {"batch_size": 1}, "batch_size must be at least 2, because of batch statistics, got 1"),
         (ComputeConfig, {"dtype": "float64", "precision": "bf16"}, "precision must be no with dtype float64, got bf16"),
         (RunConfig, {"resume": True}, "resume needs run_dir"),
         (TrainConfig, {"seed": -1}, "seed must be at least 0"),

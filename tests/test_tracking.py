@@ -12,7 +12,7 @@ from dcgan_dist.config import TrainConfig
 from dcgan_dist.images import write_png
 from dcgan_dist.tracking import ConsoleSink, JsonLines, Tracker, WandbSink, wandb_mode
 
-ROW = {"loss/d": 0.5, "loss/g": 1.25, "score/real": 0.75, "score/fake": 0.125, "images/s": 640.0}
+ROW = {"loss/d": 0.5, "loss/g": 1.25, "score/real": 0.75, "score/fake": 0.125, "time/images_per_second": 640.0}
 
 
 @pytest.fixture
@@ -72,10 +72,10 @@ def test_a_live_display_on_a_terminal() -> None:
 
 
 def test_a_rank_without_sinks_does_nothing() -> None:
-    with Tracker([]) as tracker:
+    with Tracker() as tracker:
         tracker.scalars(1, ROW)
         tracker.advance(1)
-        tracker.picture(1, "samples", Path("nowhere.png"))
+        tracker.picture(1, "samples", path=Path("nowhere.png"))
         assert tracker.metrics_bytes() == 0
 
 
@@ -89,9 +89,9 @@ def test_sinks_are_closed_as_failed_when_the_run_fails() -> None:
     def spy() -> Spy:
         return Spy(Console(file=io.StringIO()), total_steps=1, first_step=0)
 
-    with Tracker([spy()]):
+    with Tracker(console=spy()):
         pass
-    with pytest.raises(RuntimeError), Tracker([spy()]):
+    with pytest.raises(RuntimeError), Tracker(console=spy()):
         raise RuntimeError
     assert closed == [False, True]
 
@@ -114,7 +114,7 @@ def test_an_offline_wandb_run_holds_rows_pictures_and_config(
     monkeypatch.setenv("WANDB_MODE", "offline")
     sink = WandbSink(TrainConfig(), {"lr": 1e-4, "batch_size": 16}, run_dir=tmp_path, run_id="abcd1234")
     sink.scalars(50, ROW)
-    sink.picture(50, "samples", pixels_png)
+    sink.picture(50, "samples", path=pixels_png)
     sink.scalars(100, ROW)
     sink.close(failed=False)
     assert "wandb sync" in sink.description

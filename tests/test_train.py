@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,7 @@ def test_metrics_have_each_step_once_with_sane_numbers(finished: Path) -> None:
         assert 0 < row["score/fake"] < 1
         assert row["loss/d"] > 0
         assert row["loss/g"] > 0
-        assert row["images/s"] == pytest.approx(8 / row["time/step"])
+        assert row["time/images_per_second"] == pytest.approx(8 / row["time/step"])
         assert 0 <= row["time/data"] < row["time/step"]
 
 
@@ -119,7 +120,7 @@ def test_the_written_config_is_complete_and_repeats_the_run(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written = yaml.safe_load((finished / "config.yaml").read_text())
-    assert written["loader"] == "resident"
+    assert (written["loader"], written["threads"]) == ("resident", 1)
     assert written["base_channels"] == 4
     monkeypatch.chdir(tmp_path)
     train.main(["--config", str(finished / "config.yaml")])
@@ -219,6 +220,62 @@ def test_divergence_stops_the_run_and_leaves_no_bad_state(
     assert all(np.isfinite(row).all() for row in losses(run_dir))
 
 
+def test_weights_that_are_not_numbers_are_not_saved_although_the_loss_was(
+    flower_shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_dir = tmp_path / "diverged"
+    arguments = flags(
+        flower_shards, run_dir, optimizer="sgd", lr=1e308, lr_ratio=1, dtype="float64", checkpoint_every=1
+    )
+    assert "is not finite since step 1" in refused(arguments, capsys, code=1)
+    assert not (run_dir / "checkpoints").exists()
+
+
+def test_resume_of_a_run_longer_than_asked_for_is_refused(
+    finished: Path, flower_shards: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    message = refused([*flags(flower_shards, finished, max_steps=4), "--resume"], capsys)
+    assert "has done 6 steps already, 4 are asked for" in message
+    assert status(finished)["state"] == "done"
+    assert not (finished / "requeue").exists()
+
+
+def test_resume_of_what_is_not_a_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    message = refused(["--resume", f"--run_dir={tmp_path / 'nope'}"], capsys)
+    assert f"there is no {tmp_path / 'nope' / 'config.yaml'}; give --config" in message
+
+
+def test_a_place_that_cannot_be_written_is_one_message_and_exit_1(
+    flower_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "runs").write_text("a file")
+    monkeypatch.chdir(tmp_path)
+    message = refused([*flags(flower_shards, Path()), "--run_dir="], capsys, code=1)
+    assert "runs: File exists" in message
+
+
+def test_what_the_launcher_was_told_and_the_run_does_not_follow_is_said(
+    flower_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    train.main(flags(flower_shards, tmp_path / "run", max_steps=1))
+    assert "mixed precision bf16 of accelerate launch is ignored; use --precision bf16" in capsys.readouterr().out
+
+
+def test_trouble_with_wandb_does_not_end_training(
+    flower_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setenv("WANDB_API_KEY", "not a key")
+    train.main(flags(flower_shards, tmp_path / "run", max_steps=1, tracker="wandb"))
+    assert "going on offline" in capsys.readouterr().err
+    assert status(tmp_path / "run")["state"] == "done"
+    monkeypatch.setenv("WANDB_MODE", "sometimes")
+    message = refused(flags(flower_shards, tmp_path / "next", tracker="wandb"), capsys)
+    assert "WANDB_MODE must be one of online, offline, disabled, got 'sometimes'" in message
+    assert not (tmp_path / "next").exists()
+
+
 def test_dcgan_sample_draws_what_the_run_drew(finished: Path, tmp_path: Path) -> None:
     out = tmp_path / "grid.png"
     sample.main([str(finished), "--count", "9", "--seed", "0", "--out", str(out)])
@@ -272,10 +329,19 @@ def test_profile_writes_a_trace(flower_shards: Path, tmp_path: Path) -> None:
     assert any("convolution_backward" in event.get("name", "") for event in events["traceEvents"])
 
 
-def start(arguments: list[str], *, processes: int = 1) -> subprocess.Popen[str]:
+def test_a_profile_longer_than_the_run_is_refused(
+    flower_shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    message = refused([*flags(flower_shards, tmp_path / "run"), "--profile", "5"], capsys)
+    assert "profile 5 needs 15 steps" in message
+
+
+def start(
+    arguments: list[str], *, processes: int = 1, program: Sequence[str] = ("-m", "dcgan_dist.train")
+) -> subprocess.Popen[str]:
     """A training job of its own, as people start them."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    command = [*(launcher if processes > 1 else [sys.executable]), "-m", "dcgan_dist.train", *arguments]
+    command = [*(launcher if processes > 1 else [sys.executable]), *program, *arguments]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
     return subprocess.Popen(
         command, cwd=REPOSITORY, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
@@ -299,6 +365,19 @@ def test_a_batch_that_two_processes_cannot_share_is_one_message(flower_shards: P
     assert job.returncode != 0
     assert output.count("error: batch_size must be a multiple of the number of processes") == 1
     assert "15 / 2 = 7.5 images each; try 14 or 16" in output
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_mistake_that_one_rank_alone_meets_is_told_once(flower_shards: Path, tmp_path: Path) -> None:
+    script = tmp_path / "train_here.py"
+    script.write_text(
+        "import os, sys\nfrom dcgan_dist import train\n"
+        "if os.environ['RANK'] == '1':\n    sys.argv.append('--data=/no/such/place')\ntrain.main()\n"
+    )
+    job = start(flags(flower_shards, tmp_path / "run"), processes=2, program=[str(script)])
+    output, _ = job.communicate(timeout=120)
+    assert job.returncode != 0
+    assert output.count("error: rank 1: /no/such/place: not a directory of shards") == 1
     assert not (tmp_path / "run").exists()
 
 

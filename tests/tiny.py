@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from dcgan_dist.config import ComputeConfig, TrainConfig, changed
 from dcgan_dist.data.loader import ResidentLoader
 from dcgan_dist.data.order import Order
-from dcgan_dist.distributed.draws import StepDraws
+from dcgan_dist.distributed.draws import StepDraws, run_key
 from dcgan_dist.distributed.runtime import Runtime, start
 from dcgan_dist.gan import Gan, build_gan
 from dcgan_dist.loop import Training
@@ -48,13 +48,23 @@ def training(config: TrainConfig, where: Runtime) -> Training:
         pixels(config), order, batch_size=config.images.batch_size, rows=rows, digest="digest of the images"
     )
     gan = build_gan(config, where)
-    return Training(gan, loader, where, RunDirectory(Path()), Tracker([]), 10**6, run_id="tiny")
+    return Training(
+        gan=gan,
+        loader=loader,
+        runtime=where,
+        run=RunDirectory(Path()),
+        tracker=Tracker(),
+        total_steps=10**6,
+        run_id="tiny",
+    )
 
 
 def step_draws(config: TrainConfig, step: int) -> StepDraws:
     """The randomness of one step for the whole batch, as the loop makes it."""
     dtype = torch.float64 if config.compute.dtype == "float64" else torch.float32
-    return StepDraws(config.seed, step, config.images.batch_size, 0, config.images.batch_size, CPU, dtype)
+    batch_size = config.images.batch_size
+    key = run_key(config.seed, CPU)
+    return StepDraws(key=key, step=step, batch_size=batch_size, start=0, stop=batch_size, dtype=dtype)
 
 
 def tensors(gan: Gan) -> dict[str, Tensor]:

@@ -2,7 +2,6 @@
 
 import bz2
 import gzip
-import hashlib
 import lzma
 import os
 import stat
@@ -139,12 +138,6 @@ def list_members(path: Path, scratch: Path) -> list[Member]:
     if not found:
         raise ValueError(f"{path}: is empty")
     return sorted(found, key=lambda member: member.name)
-
-
-def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file, as 64 hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def checked_name(name: str, where: Path) -> str:

@@ -29,7 +29,6 @@ import cv2
 import numpy as np
 
 from dcgan_dist import __version__
-from dcgan_dist.data.archives import sha256_of
 from dcgan_dist.data.permute import permutation
 from dcgan_dist.data.shards import (
     ENTRIES_NAME,
@@ -46,7 +45,7 @@ from dcgan_dist.data.shards import (
 from dcgan_dist.data.sources import Record
 from dcgan_dist.data.transforms import Target, encode_png
 from dcgan_dist.data.typed_json import from_json
-from dcgan_dist.files import whole_file, write_whole
+from dcgan_dist.files import sha256_of, whole_file, write_whole
 
 _CHUNK = 16  # images a task
 _CHUNKS_AHEAD = 4  # tasks a worker that may wait, in order, to be written

@@ -46,7 +46,10 @@ class ResidentLoader:
     def batch(self, step: int) -> Tensor:
         start, stop = self._rows
         images = self._order.images(step * self._batch_size + start, step * self._batch_size + stop)
-        return self._pixels[torch.from_numpy(images).to(self._pixels.device)]
+        chosen = torch.from_numpy(images)
+        if self._pixels.is_cuda:
+            chosen = chosen.pin_memory().to(self._pixels.device, non_blocking=True)
+        return self._pixels[chosen]
 
     def first(self, count: int) -> NDArray[np.uint8]:
         images = torch.from_numpy(self._order.images(0, min(count, self.image_count)))

@@ -17,10 +17,10 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
-from dcgan_dist.data.archives import sha256_of
 from dcgan_dist.data.sources import SourceFile
 from dcgan_dist.data.transforms import Pixels, Target, decode_stored
 from dcgan_dist.data.typed_json import from_json
+from dcgan_dist.files import sha256_of
 from dcgan_dist.machine import cores
 
 FORMAT = 1

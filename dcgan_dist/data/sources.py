@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from dcgan_dist.data import synthetic
-from dcgan_dist.data.archives import MAX_MEMBER_BYTES, Member, Slice, ZipSlice, list_members, sha256_of
+from dcgan_dist.data.archives import MAX_MEMBER_BYTES, Member, Slice, ZipSlice, list_members
 from dcgan_dist.data.transforms import Pixels, Target, decode, with_channels
+from dcgan_dist.files import sha256_of
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 

@@ -1,5 +1,6 @@
 """How far each image is from the mean of the global batch: flowers_arch1's remedy against mode collapse."""
 
+import torch
 from torch import Tensor
 
 from dcgan_dist.distributed import collectives
@@ -10,6 +11,7 @@ def batch_deviation(features: Tensor) -> Tensor:
 
     The mean is taken for each channel and position over the images of all ranks, which must have equally many.
     """
-    total = collectives.sum_over_ranks(features.sum(dim=0))
+    wide = features.to(torch.promote_types(features.dtype, torch.float32))  # statistics stay wide under autocast
+    total = collectives.sum_over_ranks(wide.sum(dim=0))
     mean = total / (len(features) * collectives.world_size())
-    return (features - mean).abs().mean(dim=1, keepdim=True)
+    return (wide - mean).abs().mean(dim=1, keepdim=True).to(features.dtype)

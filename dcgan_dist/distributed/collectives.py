@@ -1,7 +1,7 @@
 """Sums over processes, with gradients. Every function here is called by all ranks or by none."""
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -64,17 +64,41 @@ def from_main(action: Callable[[], T]) -> T:
     """What ``action`` returned on the main process, the only one to run it, on every rank.
 
     Raises:
-        ValueError: on every rank, when ``action`` raised one.
+        Exception: on every rank, what ``action`` raised.
     """
-    box: list[T | ValueError | None] = [None]
+    box: list[Any] = [None]
     if rank() == 0:
         try:
             box[0] = action()
-        except ValueError as error:
+        except Exception as error:
             box[0] = error
     if world_size() > 1:
         dist.broadcast_object_list(box, src=0)
     answer = box[0]
-    if isinstance(answer, ValueError):
+    if isinstance(answer, Exception):
         raise answer
-    return answer  # type: ignore[return-value]
+    return answer  # type: ignore[no-any-return]
+
+
+def on_all(action: Callable[[], T]) -> T:
+    """What ``action`` returned on this rank, once it has worked on all.
+
+    Raises:
+        ValueError: on every rank, when one was raised on any; the message names the rank unless it is the main one.
+        OSError: likewise.
+    """
+    error: ValueError | OSError | None = None
+    try:
+        answer = action()
+    except (ValueError, OSError) as raised:
+        if world_size() == 1:
+            raise
+        error = raised
+    if world_size() > 1:
+        errors: list[ValueError | OSError | None] = [None] * world_size()
+        dist.all_gather_object(errors, error)
+        for number, first in enumerate(errors):
+            if first is not None:
+                kind = OSError if isinstance(first, OSError) else ValueError
+                raise kind(f"rank {number}: {first}" if number else str(first))
+    return answer

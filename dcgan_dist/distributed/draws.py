@@ -28,23 +28,27 @@ STREAMS = {
 """Names of the independent streams of one run. Numbers are part of a run's identity: add, never renumber."""
 
 
-@dataclass(frozen=True)
+def run_key(seed: int, device: torch.device) -> Tensor:
+    """The key that all draws of a run come from; made once, because making it waits for the device."""
+    return _random.key(seed, device=device)
+
+
+@dataclass(frozen=True, kw_only=True)
 class StepDraws:
     """All that is random in one step, for rows ``start`` to ``stop`` of a global batch of ``batch_size``."""
 
-    seed: int
+    key: Tensor
+    """The run's, by ``run_key``; draws are on its device."""
     step: int
     """Steps done before this one."""
     batch_size: int
     start: int
     stop: int
-    device: torch.device
     dtype: torch.dtype
 
     def keys(self, stream: str) -> Tensor:
         """One key a row, (stop - start, 2) uint64."""
-        key = _random.key(self.seed, device=self.device)
-        key = _random.fold_in(_random.fold_in(key, STREAMS[stream]), self.step)
+        key = _random.fold_in(_random.fold_in(self.key, STREAMS[stream]), self.step)
         return _random.split(key, self.batch_size)[self.start : self.stop]
 
     def latent(self, stream: str, latent_dim: int, prior: Literal["normal", "uniform"]) -> Tensor:

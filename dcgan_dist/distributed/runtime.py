@@ -1,7 +1,9 @@
 """The processes of a run: start them, share the batch among them, stop them together."""
 
+import ctypes
 import os
 import signal
+import sys
 import time
 import warnings
 from dataclasses import dataclass, field
@@ -23,7 +25,6 @@ class Runtime:
     """This process among the processes of a run."""
 
     accelerator: Accelerator
-    threads: int
     stop: "StopRequest"
     device: torch.device = field(init=False)
     rank: int = field(init=False)
@@ -64,8 +65,8 @@ class Runtime:
 def start(compute: ComputeConfig) -> Runtime:
     """The runtime of this process: process group, device, CPU threads, kernels' settings."""
     local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    threads = compute.threads or max(1, cores() // local_world_size)
-    torch.set_num_threads(threads)
+    torch.set_num_threads(compute.threads or max(1, cores() // local_world_size))
+    _end_with_launcher()
     if compute.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(mode=True)
@@ -79,8 +80,29 @@ def start(compute: ComputeConfig) -> Runtime:
     warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
     networks = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
     # precision is our own autocast: Accelerate's fp16 scaler would be shared by both networks
-    accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="no", kwargs_handlers=[networks])
-    return Runtime(accelerator, threads, StopRequest())
+    accelerator = Accelerator(
+        cpu=not torch.cuda.is_available(), mixed_precision="no", dynamo_backend="no", kwargs_handlers=[networks]
+    )
+    return Runtime(accelerator, StopRequest())
+
+
+def launcher_disagreements(compute: ComputeConfig) -> list[str]:
+    """Sentences on what ``accelerate launch`` was told that the run does not follow: it follows its config alone."""
+    told = []
+    precision = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if precision not in ("no", compute.precision):
+        told.append(f"mixed precision {precision} of accelerate launch is ignored; use --precision {precision}")
+    if os.environ.get("ACCELERATE_DYNAMO_BACKEND", "NO").upper() != "NO" and not compute.compile:
+        told.append("the dynamo backend of accelerate launch is ignored; use --compile")
+    return told
+
+
+def _end_with_launcher() -> None:
+    """Ask Linux for SIGTERM when the launcher dies: accelerate launch with one process would leave an orphan."""
+    launched = "ACCELERATE_MIXED_PRECISION" in os.environ or "TORCHELASTIC_RUN_ID" in os.environ
+    if launched and sys.platform == "linux":
+        set_parent_death_signal = 1  # PR_SET_PDEATHSIG of prctl(2)
+        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)
 
 
 class StopRequest:
@@ -105,7 +127,7 @@ class StopRequest:
         for number in STOP_SIGNALS:
             signal.signal(number, self._receive)
 
-    def ignore(self) -> None:
+    def unlisten(self) -> None:
         """Give the signals back to Python's defaults, when the run is over."""
         for number in STOP_SIGNALS:
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)

@@ -23,6 +23,8 @@ class Model:
     initialise: Callable[[nn.Module, torch.Generator], None]
     """Draws the initial weights of either network, in place."""
     image_sizes: tuple[int, ...]
+    output_range: tuple[float, float]
+    """What the generator's last activation can reach; a recipe's value_range lies inside."""
     dropout: bool = False
     """Whether it has dropout layers."""
     batch_deviation: bool = False
@@ -35,12 +37,14 @@ MODELS = {
         discriminator=dcgan64.Discriminator,
         initialise=dcgan_initialise,
         image_sizes=(64,),
+        output_range=(-1.0, 1.0),
     ),
     "flowers_arch1": Model(
         generator=flowers_arch1.Generator,
         discriminator=flowers_arch1.Discriminator,
         initialise=keras_initialise,
         image_sizes=(32,),
+        output_range=(-1.0, 1.0),
         dropout=True,
         batch_deviation=True,
     ),
@@ -49,6 +53,7 @@ MODELS = {
         discriminator=flowers_arch2.Discriminator,
         initialise=keras_initialise,
         image_sizes=(28,),
+        output_range=(0.0, 1.0),
         dropout=True,
     ),
     "mnist28": Model(
@@ -56,6 +61,7 @@ MODELS = {
         discriminator=mnist28.Discriminator,
         initialise=keras_initialise,
         image_sizes=(28,),
+        output_range=(-1.0, 1.0),
         dropout=True,
     ),
     "pooled": Model(
@@ -63,6 +69,7 @@ MODELS = {
         discriminator=pooled.Discriminator,
         initialise=keras_initialise,
         image_sizes=(28, 32),
+        output_range=(-1.0, 1.0),
         dropout=True,
     ),
 }
@@ -96,6 +103,9 @@ def _model(config: NetworkConfig) -> Model:
     if config.image_size not in model.image_sizes:
         sizes = " or ".join(map(str, model.image_sizes))
         raise ValueError(f"image_size must be {sizes} for model {name}, got {config.image_size}")
+    (low, high), (lowest, highest) = config.value_range, model.output_range
+    if low < lowest or high > highest:
+        raise ValueError(f"value_range must lie in {lowest:g} to {highest:g} for model {name}, got {low:g} {high:g}")
     if config.dropout and not model.dropout:
         raise ValueError(f"dropout must be 0 for model {name}, which has no dropout, got {config.dropout}")
     if config.batch_deviation and not model.batch_deviation:

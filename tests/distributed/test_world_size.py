@@ -240,4 +240,4 @@ def diverged() -> str:
 
 def test_all_ranks_stop_when_one_diverges() -> None:
     messages = run_ranks(diverged, 2)
-    assert messages == ["loss/g (generator) is not finite since step 2; a lower lr may help"] * 2
+    assert messages == ["the generator is not finite since step 2; a lower lr may help"] * 2

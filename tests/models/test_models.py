@@ -13,7 +13,7 @@ from dcgan_dist.models.flowers_arch1 import AppendBatchDeviation
 
 DCGAN64 = NetworkConfig()
 ARCH1 = NetworkConfig(model="flowers_arch1", image_size=32, base_channels=24, batch_deviation=1.0)
-ARCH2 = NetworkConfig(model="flowers_arch2", image_size=28, base_channels=32)
+ARCH2 = NetworkConfig(model="flowers_arch2", image_size=28, base_channels=32, value_range=(0, 1))
 ARCH2_GRAY = replace(ARCH2, channels=1)
 MNIST28 = NetworkConfig(model="mnist28", image_size=28, channels=1)
 POOLED_28 = NetworkConfig(model="pooled", image_size=28, channels=1)
@@ -199,6 +199,8 @@ def test_unknown_model_gets_a_suggestion():
         (replace(DCGAN64, image_size=32), "image_size must be 64 for model dcgan64, got 32"),
         (replace(POOLED_28, image_size=64), "image_size must be 28 or 32 for model pooled, got 64"),
         (replace(DCGAN64, dropout=0.4), "dropout must be 0 for model dcgan64, .* got 0.4"),
+        (replace(ARCH2, value_range=(-1.0, 1.0)), "value_range must lie in 0 to 1 for model flowers_arch2, got -1 1"),
+        (replace(ARCH1, value_range=(-0.5, 1.5)), "value_range must lie in -1 to 1 for model flowers_arch1, got -0.5"),
         (replace(ARCH2, batch_deviation=1.0), "batch_deviation must be 0 for model flowers_arch2, .* got 1.0"),
     ],
 )
