@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dcgan_dist.config import LENGTHS, LogConfig, TrainConfig, changed, leaves
+from dcgan_dist.distributed import collectives
 from dcgan_dist.files import sha256_of, sync, write_whole
-from dcgan_dist.gan import Gan
+from dcgan_dist.gan import Gan, Player
 
 FORMAT = 1
 MAY_DIFFER = frozenset({*LENGTHS, *(name for name, _ in leaves(LogConfig())), "data", "loader", "threads"})
@@ -54,7 +55,7 @@ def save(directory: Path, gan: Gan, *, step: int, state: Mapping[str, Any], keep
 
     A step that is there already is left as it is: it has the same state.
 
-    Call it on the main process alone: every process has the same weights and statistics.
+    The main process writes, because every process has the same weights and statistics; the others return at once.
 
     Args:
         directory: the run's ``checkpoints``.
@@ -65,7 +66,7 @@ def save(directory: Path, gan: Gan, *, step: int, state: Mapping[str, Any], keep
     """
     target = directory / f"step-{step:08d}"
     aside = directory / f".step-{step:08d}.writing"
-    if target.exists():
+    if target.exists() or collectives.rank() != 0:
         return target
     directory.mkdir(parents=True, exist_ok=True)
     for stale in (*directory.glob(".step-*.writing"), *directory.glob(".step-*.removing")):
@@ -236,7 +237,7 @@ def _digest(state: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
 
 
-def _players(gan: Gan) -> dict[str, Any]:
+def _players(gan: Gan) -> dict[str, Player]:
     return {"generator": gan.generator, "discriminator": gan.discriminator}
 
 

@@ -14,7 +14,7 @@ from dcgan_dist.distributed import collectives
 from dcgan_dist.distributed.draws import StepDraws, run_key
 from dcgan_dist.distributed.runtime import Runtime
 from dcgan_dist.gan import Gan
-from dcgan_dist.images import grid, to_images, write_png
+from dcgan_dist.images import grid, to_images
 from dcgan_dist.run_directory import RunDirectory
 from dcgan_dist.sampling import sample_pixels
 from dcgan_dist.steps import STEPS
@@ -105,25 +105,21 @@ class Training:
         with self.clock.measured("pause"):
             indices = range(config.log.sample_count)
             pixels = sample_pixels(self.gan.sampled, indices, seed=config.seed, network=config.network)
-            if self.runtime.is_main:
-                self.run.samples.mkdir(exist_ok=True)
-                path = self.run.sample(self.step)
-                write_png(path, grid(pixels))
-                self.tracker.picture(self.step, "samples", path=path)
+            path = self.run.write_sample(self.step, grid(pixels))
+            self.tracker.picture(self.step, "samples", path=path)
 
     def save(self) -> None:
         """Write a checkpoint."""
-        log = self.gan.config.log
+        state = {
+            "world_size": self.runtime.world_size,
+            "threads": torch.get_num_threads(),
+            "data_digest": self.loader.digest,
+            "metrics_bytes": self.tracker.metrics_bytes(),
+            "run_id": self.run_id,
+        }
         with self.clock.measured("pause"):
-            if self.runtime.is_main:
-                state = {
-                    "world_size": self.runtime.world_size,
-                    "threads": torch.get_num_threads(),
-                    "data_digest": self.loader.digest,
-                    "metrics_bytes": self.tracker.metrics_bytes(),
-                    "run_id": self.run_id,
-                }
-                checkpoint.save(self.run.checkpoints, self.gan, step=self.step, state=state, keep=log.keep_checkpoints)
+            keep = self.gan.config.log.keep_checkpoints
+            checkpoint.save(self.run.checkpoints, self.gan, step=self.step, state=state, keep=keep)
 
 
 def train(training: Training, *, after_step: Callable[[], None] = lambda: None) -> bool:

@@ -10,15 +10,19 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from dcgan_dist import __version__
+from dcgan_dist.distributed import collectives
 from dcgan_dist.distributed.runtime import Runtime
 from dcgan_dist.files import write_whole
+from dcgan_dist.images import write_png
 
 
 class RunDirectory:
-    """Paths of a run's files; the methods write them and belong to the main process."""
+    """Paths of a run's files, and how they are written."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -35,9 +39,13 @@ class RunDirectory:
         self.requeue = path / "requeue"
         """Exists after a stop that was asked for: a batch script looks for it and queues the job again."""
 
-    def sample(self, step: int) -> Path:
-        """The sample grid after ``step`` steps."""
-        return self.samples / f"step-{step:08d}.png"
+    def write_sample(self, step: int, picture: NDArray[np.uint8]) -> Path:
+        """The file of the sample grid after ``step`` steps, written by the main process."""
+        path = self.samples / f"step-{step:08d}.png"
+        if collectives.rank() == 0:
+            self.samples.mkdir(exist_ok=True)
+            write_png(path, picture)
+        return path
 
     def sample_grids(self) -> list[tuple[int, Path]]:
         """Pairs (step, file) of all sample grids, oldest first."""

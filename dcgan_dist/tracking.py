@@ -23,6 +23,10 @@ WIDE = 100
 """Columns of a terminal that has room for a bar."""
 
 WANDB_MODES = ("online", "offline", "disabled")
+WANDB_START_SECONDS = 20
+"""A server that has not answered by then is done without."""
+WANDB_FINISH_SECONDS = 60
+"""What has not been uploaded by then stays on disk, for wandb sync."""
 
 
 class Sink(Protocol):
@@ -131,7 +135,9 @@ class WandbSink:
                 dir=str(run_dir),
                 config=dict(settings),
                 mode=mode,  # type: ignore[arg-type]
-                settings=wandb.Settings(init_timeout=20, finish_timeout=60, console="off", silent=True),
+                settings=wandb.Settings(
+                    init_timeout=WANDB_START_SECONDS, finish_timeout=WANDB_FINISH_SECONDS, console="off", silent=True
+                ),
             )
 
         mode = "offline"
@@ -141,6 +147,7 @@ class WandbSink:
         except wandb.errors.Error as error:
             reason = str(error).splitlines()[0]
             print(f"warning: W&B: {reason}; going on offline", file=sys.stderr)
+            wandb.teardown()  # else the half-started run still owns its id
             mode = "offline"
             self._run = begin(mode)
         self._run.define_metric("step")

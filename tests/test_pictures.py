@@ -64,7 +64,7 @@ def run_with_grids(path: Path, count: int) -> RunDirectory:
     run = RunDirectory(path)
     run.samples.mkdir()
     for number in range(count):
-        write_png(run.sample(number * 500), np.full((20, 120, 3), 2 * number, np.uint8))
+        run.write_sample(number * 500, np.full((20, 120, 3), 2 * number, np.uint8))
     return run
 
 

@@ -25,7 +25,11 @@ def flowers17(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(launcher: list[str], flowers17: Path, run_dir: Path, **settings: object) -> list[list[float]]:
-    values = {"config": REPOSITORY / "configs" / "flowers17-arch1.yaml", "data": flowers17, "run_dir": run_dir}
+    values: dict[str, object] = {
+        "config": REPOSITORY / "configs" / "flowers17-arch1.yaml",
+        "data": flowers17,
+        "run_dir": run_dir,
+    }
     values |= {"log_every": 1, "tracker": "none"} | settings
     arguments = [f"--{name}={value}" for name, value in values.items()]
     command = [sys.executable, "-m", *launcher, "-m", "dcgan_dist.train", *arguments]

@@ -15,7 +15,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from dcgan_dist import sample, train
+from dcgan_dist import sample, tracking, train
 from tests.shared import REPOSITORY
 
 LOGGED = ("loss/d", "loss/g", "score/real", "score/fake")
@@ -266,7 +266,9 @@ def test_trouble_with_wandb_does_not_end_training(
     flower_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delenv("WANDB_MODE", raising=False)
-    monkeypatch.setenv("WANDB_API_KEY", "not a key")
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # nobody listens there
+    monkeypatch.setattr(tracking, "WANDB_START_SECONDS", 2)
     train.main(flags(flower_shards, tmp_path / "run", max_steps=1, tracker="wandb"))
     assert "going on offline" in capsys.readouterr().err
     assert status(tmp_path / "run")["state"] == "done"
