@@ -27,10 +27,10 @@ def plot_losses(run: RunDirectory) -> None:
     ):
         for name, label in names.items():
             axes.plot(steps, [row[name] for row in rows], label=label, linewidth=1)
-        axes.legend(loc="upper right", frameon=False)
+        axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, frameon=False)
         axes.grid(alpha=0.3)
     losses.set_ylabel("loss")
-    losses.set_title(run.path.name)
+    losses.set_title(run.path.name, loc="left")
     scores.set(xlabel="step", ylabel="mean score", ylim=(0, 1))
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)

@@ -177,7 +177,7 @@ def _print_summary(index: Index, converted: int, notes: Sequence[str], *, second
     for note in notes:
         print(note)
     if contents.skipped:
-        print(f"skipped {len(contents.skipped):,} images that cannot be read, listed in the index:")
+        print(f"skipped images that cannot be read, listed in the index: {len(contents.skipped):,}")
         for image in contents.skipped:
             print(f"  {image.name}: {image.reason}")
     if converted == 0:

@@ -89,12 +89,12 @@ def test_bad_images_fail_and_are_skipped_on_demand(tmp_path: Path, capsys: pytes
     (tmp_path / "in" / "dog" / "text.png").write_text("hello")
     assert convert(tmp_path / "in", tmp_path / "set", "--quiet") == 1
     error = capsys.readouterr().err
-    assert "dcgan-shard: error: 2 images cannot be read; there is no index (--skip-bad leaves them out):" in error
+    assert "dcgan-shard: error: images that cannot be read: 2; there is no index (--skip-bad leaves them out):" in error
     assert "  cat/half.jpg: cannot be decoded: " in error
     assert "  dog/text.png: is not an image" in error
     assert not (tmp_path / "set" / "index.json").exists()
     assert convert(tmp_path / "in", tmp_path / "set", "--skip-bad") == 0
-    assert "skipped 2 images that cannot be read" in capsys.readouterr().out
+    assert "skipped images that cannot be read, listed in the index: 2" in capsys.readouterr().out
     assert read_index(tmp_path / "set").contents.images == 4
 
 

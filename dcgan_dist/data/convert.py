@@ -55,7 +55,7 @@ class UnreadableImagesError(Exception):
     """Images of the source cannot be read and the user did not ask to skip them."""
 
     def __init__(self, skipped: Sequence[Skipped]) -> None:
-        super().__init__(f"{len(skipped):,} images cannot be read")
+        super().__init__(f"images that cannot be read: {len(skipped):,}")
         self.skipped = skipped
 
 
