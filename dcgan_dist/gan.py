@@ -85,7 +85,7 @@ class Gan:
     def latent(self, draws: StepDraws, stream: str) -> Tensor:
         """(rows, latent_dim) noise z of one stream."""
         network = self.config.network
-        return draws.latent(stream, network.latent_dim, network.prior)
+        return draws.latent(stream, network.latent_dim, prior=network.prior)
 
     def generate(self, z: Tensor, *, draws: StepDraws, dropout: str = "dropout_generator") -> Tensor:
         """Fakes (rows, channels, size, size) from z, in training mode."""

@@ -64,7 +64,7 @@ class Textbook:
         self.schedule(number)
 
         # the discriminator
-        fake = self.generator(draws.latent("z", length, prior))
+        fake = self.generator(draws.latent("z", length, prior=prior))
         before = copy.deepcopy(self.discriminator)
         self.d_optimizer.zero_grad()
         logits_real = self.discriminator(real + on_reals)
@@ -79,7 +79,7 @@ class Textbook:
         # the generator, against a copy of the discriminator that is thrown away
         judge = before if optim.update == "simultaneous" else copy.deepcopy(self.discriminator)
         if optim.fresh_z:
-            fake = self.generator(draws.latent("z_generator", length, prior))
+            fake = self.generator(draws.latent("z_generator", length, prior=prior))
         self.g_optimizer.zero_grad()
         loss_g = bce(judge(fake + on_fakes), ones)
         loss_g.backward()
@@ -150,7 +150,7 @@ def test_same_z_has_one_generator_pass_a_step() -> None:
     training.gan.generator.plain.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
     training.update()
     (z,) = seen
-    assert torch.equal(z, tiny.step_draws(training.gan.config, 0).latent("z", 6, "normal"))
+    assert torch.equal(z, tiny.step_draws(training.gan.config, 0).latent("z", 6, prior="normal"))
 
 
 def test_the_discriminator_is_constant_when_it_judges() -> None:

@@ -51,9 +51,9 @@ class StepDraws:
         key = _random.fold_in(_random.fold_in(self.key, STREAMS[stream]), self.step)
         return _random.split(key, self.batch_size)[self.start : self.stop]
 
-    def latent(self, stream: str, latent_dim: int, prior: Literal["normal", "uniform"]) -> Tensor:
+    def latent(self, stream: str, latent_dim: int, *, prior: Literal["normal", "uniform"]) -> Tensor:
         """z, (rows, latent_dim): N(0, 1) or U(-1, 1)."""
-        return _latent(self.keys(stream), latent_dim, prior).to(self.dtype)
+        return _latent(self.keys(stream), latent_dim, prior=prior).to(self.dtype)
 
     def gaussian(self, stream: str, shape: Sequence[int]) -> Tensor:
         """N(0, 1) of shape (rows, *shape)."""
@@ -76,14 +76,14 @@ def _uniform(keys: Tensor, count: int) -> Tensor:
     return _random.uniform(keys[:, None], len(keys), count)  # type: ignore[arg-type]
 
 
-def _latent(keys: Tensor, latent_dim: int, prior: Literal["normal", "uniform"]) -> Tensor:
+def _latent(keys: Tensor, latent_dim: int, *, prior: Literal["normal", "uniform"]) -> Tensor:
     return _normal(keys, latent_dim) if prior == "normal" else _uniform(keys, latent_dim) * 2 - 1
 
 
 def sample_latent(seed: int, indices: Sequence[int], *, latent_dim: int, prior: Literal["normal", "uniform"]) -> Tensor:
     """Noise of samples, (len(indices), latent_dim) float32: sample i of a seed is the same in any company."""
     key = _random.fold_in(_random.key(seed), STREAMS["sample"])
-    return _latent(torch.stack([_random.fold_in(key, i) for i in indices]), latent_dim, prior)
+    return _latent(torch.stack([_random.fold_in(key, i) for i in indices]), latent_dim, prior=prior)
 
 
 class Dropout(nn.Module):

@@ -25,8 +25,8 @@ def dropped(features: Tensor, given: StepDraws, *, probability: float = 0.4, lay
 
 
 ALL = {
-    "normal z": lambda given: given.latent("z", 5, "normal"),
-    "uniform z": lambda given: given.latent("z_generator", 5, "uniform"),
+    "normal z": lambda given: given.latent("z", 5, prior="normal"),
+    "uniform z": lambda given: given.latent("z_generator", 5, prior="uniform"),
     "noise": lambda given: given.gaussian("instance_noise", (3, 4, 4)),
     "coins": lambda given: given.coins("flip"),
     "dropout": lambda given: torch.stack(
@@ -51,17 +51,17 @@ def test_known_keys():
 
 def test_known_normal_numbers():
     z = [[-0.42821625, 2.5427840, -0.90844363], [0.59794563, -1.7820877, -0.34836799]]
-    torch.testing.assert_close(draws(rows=(0, 2)).latent("z", 3, "normal"), torch.tensor(z), rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(draws(rows=(0, 2)).latent("z", 3, prior="normal"), torch.tensor(z), rtol=1e-6, atol=1e-7)
     noise = [[[0.78834653, 1.2727889]], [[0.44000652, 1.6095083]]]
     found = draws(rows=(2, 4)).gaussian("instance_noise", (1, 2))
     torch.testing.assert_close(found, torch.tensor(noise), rtol=1e-6, atol=1e-7)
     large = [[0.32567436, -1.0395361], [0.88537425, 1.9130390]]
-    found = draws(seed=2**62 + 1, step=2**31 + 5, batch_size=2).latent("z", 2, "normal")
+    found = draws(seed=2**62 + 1, step=2**31 + 5, batch_size=2).latent("z", 2, prior="normal")
     torch.testing.assert_close(found, torch.tensor(large), rtol=1e-6, atol=1e-7)
 
 
 def test_known_uniform_numbers():
-    assert draws(rows=(0, 1)).latent("z", 3, "uniform").tolist() == [
+    assert draws(rows=(0, 1)).latent("z", 3, prior="uniform").tolist() == [
         [-0.5739626884460449, 0.5952646732330322, -0.09257161617279053]
     ]
 
@@ -136,7 +136,7 @@ def test_other_seeds_and_steps_draw_other_numbers(name: str):
 
 def test_other_streams_and_rows_draw_other_numbers():
     given = draws(batch_size=16)
-    rows = torch.cat([given.latent(stream, 4, "normal") for stream in STREAMS])
+    rows = torch.cat([given.latent(stream, 4, prior="normal") for stream in STREAMS])
     samples = sample_latent(7, range(16), latent_dim=4, prior="normal")
     assert len(torch.unique(torch.cat([rows, samples]), dim=0)) == 16 * len(STREAMS) + 16
 
@@ -157,7 +157,7 @@ def test_moments_of_normal_numbers():
 
 
 def test_moments_of_uniform_numbers():
-    x = draws(batch_size=200).latent("z", 500, "uniform").double()
+    x = draws(batch_size=200).latent("z", 500, prior="uniform").double()
     n = 100_000
     assert x.min() >= -1
     assert x.max() < 1
@@ -173,8 +173,8 @@ def test_coins_are_fair():
 def test_float64_holds_the_float32_numbers():
     narrow, wide = draws(), draws(dtype=torch.float64)
     for prior in ("normal", "uniform"):
-        assert wide.latent("z", 9, prior).dtype == torch.float64
-        assert torch.equal(wide.latent("z", 9, prior), narrow.latent("z", 9, prior).double())
+        assert wide.latent("z", 9, prior=prior).dtype == torch.float64
+        assert torch.equal(wide.latent("z", 9, prior=prior), narrow.latent("z", 9, prior=prior).double())
     assert torch.equal(wide.gaussian("instance_noise", (3, 2)), narrow.gaussian("instance_noise", (3, 2)).double())
 
 
