@@ -6,7 +6,7 @@ import platform
 import re
 import secrets
 import sys
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,7 @@ class RunDirectory:
             "cuda": torch.version.cuda if runtime.device.type == "cuda" else None,
             "world_size": runtime.world_size,
             "threads": torch.get_num_threads(),
-            "packages": {name: version(name) for name in packages},
+            "packages": {name: _version(name) for name in packages},
             "command": sys.argv,
         }
         write_whole(self.environment, (json.dumps(facts, indent=1) + "\n").encode())
@@ -114,6 +114,13 @@ def _numbered(parent: Path, recipe: str) -> RunDirectory:
 def new_run_id() -> str:
     """An identity for a run in Weights & Biases; kept in checkpoints so that a resumed run goes on."""
     return secrets.token_hex(4)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def _processor() -> str:

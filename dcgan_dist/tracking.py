@@ -144,8 +144,8 @@ class WandbSink:
         try:
             mode = wandb_mode()
             self._run = begin(mode)
-        except wandb.errors.Error as error:
-            reason = str(error).splitlines()[0]
+        except Exception as error:  # W&B's errors have no common base
+            reason = (str(error) or type(error).__name__).splitlines()[0]
             print(f"warning: W&B: {reason}; going on offline", file=sys.stderr)
             wandb.teardown()  # else the half-started run still owns its id
             mode = "offline"
@@ -153,8 +153,12 @@ class WandbSink:
         self._run.define_metric("step")
         self._run.define_metric("*", step_metric="step")
         self._image = wandb.Image
-        uploading = f"offline; upload later with: wandb sync {Path(self._run.dir).parent}"
-        self.description = {"online": self._run.url if mode == "online" else "", "offline": uploading}.get(mode, mode)
+        self.description = mode
+        """For people: where the run can be seen."""
+        if mode == "online":
+            self.description = self._run.url
+        elif mode == "offline":
+            self.description = f"offline; upload later with: wandb sync {Path(self._run.dir).parent}"
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         self._run.log({"step": step, **values})
@@ -181,9 +185,11 @@ def wandb_mode() -> str:
     """``WANDB_MODE`` when set; else online with a key, and offline without."""
     if mode := os.environ.get("WANDB_MODE"):
         return mode
+    if os.environ.get("WANDB_API_KEY"):
+        return "online"
     import wandb
 
-    return "online" if wandb.login(prompt=False, verify=False) else "offline"
+    return "online" if wandb.login(prompt=False, verify=False) else "offline"  # a key in a file
 
 
 class Tracker:

@@ -56,6 +56,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             _run(job)
     except DivergenceError as error:
         fail(str(error), code=1)
+    except KeyboardInterrupt:
+        fail("stopped at once by a second Ctrl-C; --resume goes on from the newest checkpoint", code=1)
     runtime.end()
 
 

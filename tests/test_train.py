@@ -402,3 +402,18 @@ def test_a_signal_saves_and_ends_with_0_and_the_run_goes_on(flower_shards: Path,
     train.main(["--resume", f"--run_dir={run_dir}", f"--max_steps={step + 2}"])
     assert [row["step"] for row in rows(run_dir)] == list(range(1, step + 3))
     assert not (run_dir / "requeue").exists()
+
+
+def test_a_second_ctrl_c_stops_at_once(
+    flower_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted_twice(*_: object, **__: object) -> bool:
+        signal.raise_signal(signal.SIGINT)  # asks to stop
+        signal.raise_signal(signal.SIGINT)
+        raise AssertionError
+
+    monkeypatch.setattr(train, "train", interrupted_twice)
+    assert "second Ctrl-C" in refused(flags(flower_shards, tmp_path / "run"), capsys, code=1)
+    assert status(tmp_path / "run")["state"] == "failed"
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2):
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
