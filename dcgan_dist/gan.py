@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import torch
+import torch._functorch.config as functorch_config
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.optim import Optimizer
@@ -160,6 +161,7 @@ def _placed(network: nn.Module, config: TrainConfig, *, device: torch.device) ->
 def _player(network: nn.Module, config: TrainConfig, *, runtime: Runtime, lr: float, lr_decay: float) -> Player:
     plain = synchronize(_placed(network, config, device=runtime.device), runtime.device).train()
     if config.compute.compile:
+        functorch_config.donated_buffer = False  # else the simultaneous step may not keep its graph for G's backward
         plain.compile()
     return Player(
         network=runtime.accelerator.prepare_model(plain),

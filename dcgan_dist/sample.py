@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except ValueError as error:
         _fail(str(error))
     except OSError as error:
-        _fail(f"{error.filename}: {error.strerror}")
+        _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), code=1)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -61,9 +61,9 @@ def _sample(run: Path, *, count: int, seed: int, out: Path) -> None:
     print(f"{out}: {count} images of seed {seed} from step {found.step} of {run}")
 
 
-def _fail(message: str) -> NoReturn:
+def _fail(message: str, *, code: int = 2) -> NoReturn:
     print(f"dcgan-sample: error: {message}", file=sys.stderr)
-    raise SystemExit(2)
+    raise SystemExit(code)
 
 
 if __name__ == "__main__":

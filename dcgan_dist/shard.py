@@ -48,6 +48,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         _fail("\n  ".join([f"{error}; there is no index (--skip-bad leaves them out):", *lines]), 1)
     except BrokenProcessPool:
         _fail("a worker process died (out of memory?); run again, with fewer --workers", 1)
+    except MemoryError:
+        _fail("out of memory; fewer --workers need less", 1)
     except OSError as error:
         _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), 1)
     except KeyboardInterrupt:
@@ -191,13 +193,14 @@ def _print_summary(index: Index, converted: int, notes: Sequence[str], *, second
 
 def _info(arguments: argparse.Namespace) -> None:
     index = read_index(arguments.directory)
-    if arguments.out or not arguments.json:
-        sheet = arguments.out or arguments.directory / SHEET_NAME
-        _write_sheet(index, sheet)
     if arguments.json:
         print(json.dumps({"directory": str(index.directory), **dataclasses.asdict(index.contents)}, indent=1))
     else:
         _print_info(index)
+    if arguments.out or not arguments.json:
+        sheet = arguments.out or arguments.directory / SHEET_NAME
+        _write_sheet(index, sheet)
+    if not arguments.json:
         print(f"contact sheet: {sheet}")
 
 
@@ -216,7 +219,7 @@ def _print_info(index: Index) -> None:
     for column in (0, 2, 3):
         table.columns[column].justify = "right"
     for label, (name, count) in enumerate(zip(settings.classes, contents.class_counts, strict=True)):
-        table.add_row(str(label), name, f"{count:,}", f"{count / contents.images:.1%}")
+        table.add_row(str(label), Text(name), f"{count:,}", f"{count / contents.images:.1%}")
     Console().print(table)
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from dcgan_dist import shard
 from dcgan_dist.data.shards import read_index
-from tests.data.made import bytes_of, photos
+from tests.data.made import bytes_of, photos, png
 from tests.shared import SHARED, needs_shared
 
 COMMAND = [sys.executable, "-c", "from dcgan_dist.shard import main; main()"]
@@ -69,6 +69,20 @@ def test_info_prints_and_draws(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert run("info", out, "--out", tmp_path / "sheet.png") == 0
     assert (tmp_path / "sheet.png").read_bytes() == (out / "contact-sheet.png").read_bytes()
     assert convert(tmp_path / "in", out) == 0  # the sheet is not in the way
+
+
+def test_info_prints_class_names_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("[x]", "x[red]dog"):
+        (tmp_path / "in" / name).mkdir(parents=True)
+        (tmp_path / "in" / name / "a.png").write_bytes(png(len(name)))
+    keys = tmp_path / "in" / "x[red]dog" / "a.png"
+    keys.rename(keys.with_name("b.png"))
+    assert convert(tmp_path / "in", tmp_path / "out") == 0
+    capsys.readouterr()
+    assert run("info", tmp_path / "out") == 0
+    shown = capsys.readouterr().out
+    assert "[x]" in shown
+    assert "x[red]dog" in shown
 
 
 def test_synthetic_converts_without_input_and_grey(tmp_path: Path) -> None:

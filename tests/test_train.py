@@ -293,7 +293,6 @@ def test_dcgan_sample_draws_what_the_run_drew(finished: Path, tmp_path: Path) ->
         (["{run}", "--count", "0"], "--count must be at least 1, got 0"),
         (["{run}", "--seed", "-1"], "--seed must be at least 0"),
         (["{run}/nothing"], "no whole checkpoint here"),
-        (["{run}", "--out", "{run}/no/such/place.png"], "No such file or directory"),
     ],
 )
 def test_dcgan_sample_refuses(
@@ -305,6 +304,13 @@ def test_dcgan_sample_refuses(
     error = capsys.readouterr().err
     assert error.startswith("dcgan-sample: error: ")
     assert message in error
+
+
+def test_dcgan_sample_fails_with_1_where_it_cannot_write(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        sample.main([str(finished), "--out", f"{finished}/no/such/place.png"])
+    assert stopped.value.code == 1
+    assert "place.png: No such file or directory" in capsys.readouterr().err
 
 
 def test_summary_prints_both_networks_and_stops(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -359,6 +365,16 @@ def test_two_processes_under_torchrun_give_the_run_of_one(flower_shards: Path, t
     assert json.loads((tmp_path / "two" / "environment.json").read_text())["world_size"] == 2
     np.testing.assert_allclose(losses(tmp_path / "two"), losses(tmp_path / "one"), rtol=1e-9)
     assert output.count("step 5/5") == 1  # nothing from the other rank
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+def test_compiled_networks_give_the_same_losses(processes: int, flower_shards: Path, tmp_path: Path) -> None:
+    train.main(flags(flower_shards, tmp_path / "eager"))
+    job = start([*flags(flower_shards, tmp_path / "compiled"), "--compile"], processes=processes)
+    output, _ = job.communicate(timeout=280)
+    assert job.returncode == 0, output
+    np.testing.assert_allclose(losses(tmp_path / "compiled"), losses(tmp_path / "eager"), rtol=1e-4)
 
 
 def test_a_batch_that_two_processes_cannot_share_is_one_message(flower_shards: Path, tmp_path: Path) -> None:

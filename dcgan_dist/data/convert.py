@@ -40,6 +40,7 @@ from dcgan_dist.data.shards import (
     Shard,
     Skipped,
     is_whole,
+    read_contents,
     read_index,
 )
 from dcgan_dist.data.sources import Record
@@ -141,12 +142,12 @@ def convert(
         OSError: If something cannot be written.
     """
     shard_count = math.ceil(len(records) / settings.shard_images)
-    parts = _existing_parts(directory, settings)
+    known = _existing_parts(directory, settings)
     finished = (directory / INDEX_NAME).exists()
-    parts = {number: part for number, part in parts.items() if is_whole(directory / part.shard.file, part.shard)}
+    parts = {number: part for number, part in known.items() if is_whole(directory / part.shard.file, part.shard)}
     missing = [number for number in range(shard_count) if number not in parts]
-    if finished and missing:  # back to a directory of parts
-        for number, part in parts.items():
+    if known and finished and missing:  # back to a directory of parts, the damaged ones too: they say whose it is
+        for number, part in known.items():
             _write_json(_part_path(directory, number), part)
         (directory / INDEX_NAME).unlink()
 
@@ -182,8 +183,11 @@ def _existing_parts(directory: Path, settings: Settings) -> dict[int, _Part]:
     """What an earlier conversion says it finished, by number of the shard."""
     parts: dict[int, _Part] = {}
     if (directory / INDEX_NAME).exists():
-        index = read_index(directory)
-        _check_same(directory, index.contents.settings, settings)
+        _check_same(directory, read_contents(directory).settings, settings)
+        try:
+            index = read_index(directory)
+        except ValueError:  # index.npy is missing or damaged: every shard is made again, then both indexes
+            return parts
         for number, shard in enumerate(index.contents.shards):
             rows = index.entries[index.entries["shard"] == number]
             entries = tuple(zip(*(rows[field].tolist() for field in ("offset", "length", "label")), strict=True))
@@ -332,5 +336,5 @@ def _encode_chunk(records: Sequence[Record], target: Target) -> list[_Encoded]:
 def _encode(record: Record, target: Target) -> _Encoded:
     try:
         return _Encoded(encode_png(record.image.pixels(target)), "")
-    except (ValueError, OSError) as error:
+    except ValueError as error:  # not OSError: a disk that fails says nothing about the image
         return _Encoded(b"", str(error))

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dcgan_dist.data.sources import SourceFile
-from dcgan_dist.data.transforms import Pixels, Target, decode_stored
+from dcgan_dist.data.transforms import MAX_PIXELS, Pixels, Target, decode_stored
 from dcgan_dist.data.typed_json import from_json
 from dcgan_dist.files import sha256_of
 from dcgan_dist.machine import cores
@@ -115,6 +115,17 @@ def read_index(directory: Path) -> Index:
         ValueError: If there is none, or something in it is missing, of a wrong type or inconsistent.
         OSError: If it cannot be read.
     """
+    contents = read_contents(directory)
+    return Index(directory, contents, _read_entries(directory / ENTRIES_NAME, contents))
+
+
+def read_contents(directory: Path) -> Contents:
+    """The checked index.json of a directory of shards.
+
+    Raises:
+        ValueError: If there is none, or something in it is missing, of a wrong type or inconsistent.
+        OSError: If it cannot be read.
+    """
     path = directory / INDEX_NAME
     if not path.exists():
         raise ValueError(
@@ -123,11 +134,11 @@ def read_index(directory: Path) -> Index:
         )
     try:
         data = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{path}: not JSON: {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: not JSON: {error}; remove {directory} and convert again") from None
     contents = from_json(Contents, data, str(path))
     _check(contents, path)
-    return Index(directory, contents, _read_entries(directory / ENTRIES_NAME, contents))
+    return contents
 
 
 def read_pixels(index: Index, *, out: Pixels | None = None, threads: int | None = None) -> Pixels:
@@ -209,7 +220,9 @@ def _check(contents: Contents, path: Path) -> None:
     elsewhere = [file for file in files if PurePosixPath(file).name != file or "\\" in file or file[:1] == "."]
     rules = [
         (settings.format == FORMAT, "format", f"must be {FORMAT}, got {settings.format}"),
-        (settings.target.size > 0, "target.size", "must be positive"),
+        (0 < settings.target.size**2 <= MAX_PIXELS, "target.size", f"squared must be 1 to {MAX_PIXELS:,}"),
+        (all(0 < shard.bytes < 2**63 for shard in contents.shards), "shards", "bytes must be positive"),
+        (all(files), "shards", "files must have names"),
         (settings.target.channels in (1, 3), "target.channels", f"must be 1 or 3, got {settings.target.channels}"),
         (not elsewhere, "shards", f"files must lie in the same directory, got {elsewhere[:1]}"),
         (len(set(files)) == len(files), "shards", "files must have different names"),
@@ -230,9 +243,16 @@ def _read_entries(path: Path, contents: Contents) -> NDArray[np.void]:
     data = path.read_bytes()
     if hashlib.sha256(data).hexdigest() != contents.entries_sha256:
         raise ValueError(f"{path}: is damaged: its sha256 is not the one in {INDEX_NAME}")
-    entries: NDArray[np.void] = np.load(io.BytesIO(data), allow_pickle=False)
-    if entries.dtype != ENTRY or entries.shape != (contents.images,):
-        raise ValueError(f"{path}: must be {contents.images} of {ENTRY}, is {entries.shape} of {entries.dtype}")
+    stream = io.BytesIO(data)
+    try:
+        version = np.lib.format.read_magic(stream)
+        shape, _, kind = np.lib.format.read_array_header_1_0(stream)
+    except ValueError as error:
+        raise ValueError(f"{path}: not an array: {' '.join(str(error).split())}") from None
+    held = len(data) - stream.tell()
+    if (version, shape, kind) != ((1, 0), (contents.images,), ENTRY) or held != contents.images * ENTRY.itemsize:
+        raise ValueError(f"{path}: must be {contents.images} of {ENTRY}, is {shape} of {kind} in {held} bytes")
+    entries: NDArray[np.void] = np.frombuffer(data, ENTRY, offset=stream.tell())
     ends = entries["offset"] + entries["length"]
     sizes = np.array([shard.bytes for shard in contents.shards], np.uint64)
     images = [shard.images for shard in contents.shards]
@@ -252,7 +272,12 @@ def _shard_bytes(index: Index, shard: int) -> bytes:
     size = path.stat().st_size
     if size != expected:
         raise ValueError(f"{path}: must have {expected:,} bytes, has {size:,}; run the dcgan-shard command again")
-    return path.read_bytes()
+    data = path.read_bytes()
+    if hashlib.sha256(data).hexdigest() != index.contents.shards[shard].sha256:
+        raise ValueError(
+            f"{path}: is damaged: its sha256 is not the one in the index; run the dcgan-shard command again"
+        )
+    return data
 
 
 def _decode_row(index: Index, row: int, shard_bytes: bytes) -> Pixels:

@@ -57,8 +57,7 @@ def decode(data: bytes, target: Target) -> Pixels:
                 _check_size(image)
                 if target.resize != "bilinear":
                     image.draft(None, (2 * target.size, 2 * target.size))
-                upright = ImageOps.exif_transpose(image)
-                return _resized(_cropped(_flattened(upright, target.channels), target.crop), target)
+                return _resized(_cropped(_flattened(_upright(image), target.channels), target.crop), target)
     except UnidentifiedImageError:
         raise ValueError(f"is not an image in one of the formats {', '.join(FORMATS)}") from None
     except Image.DecompressionBombError:
@@ -115,6 +114,15 @@ def _stored_size(data: bytes) -> tuple[int, int]:
             return image.size
     except (OSError, ValueError, SyntaxError) as error:
         raise ValueError("is not a PNG, JPEG or WEBP image") from error
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """``image`` turned as its EXIF says; as it is when that cannot be read."""
+    image.load()  # so that what is caught below concerns metadata alone
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:
+        return image
 
 
 def _check_size(image: Image.Image) -> None:

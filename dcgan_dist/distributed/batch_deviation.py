@@ -12,6 +12,6 @@ def batch_deviation(features: Tensor) -> Tensor:
     The mean is taken for each channel and position over the images of all ranks, which must have equally many.
     """
     wide = features.to(torch.promote_types(features.dtype, torch.float32))  # statistics stay wide under autocast
-    total = collectives.sum_over_ranks(wide.sum(dim=0))
+    total: Tensor = collectives.sum_over_ranks(wide.sum(dim=0))
     mean = total / (len(features) * collectives.world_size())
     return (wide - mean).abs().mean(dim=1, keepdim=True).to(features.dtype)

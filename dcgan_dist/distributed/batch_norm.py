@@ -31,12 +31,18 @@ class BatchNorm2d(nn.BatchNorm2d):
         assert self.running_var is not None
         assert self.num_batches_tracked is not None
         assert self.momentum is not None
-        normalised, mean, variance = _GlobalBatchNorm.apply(features, self.weight, self.bias, self.eps)
+        normalised, mean, variance = _global_batch_norm(features, self.weight, self.bias, eps=self.eps)
         with torch.no_grad():
             self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
             self.running_var.lerp_(variance.to(self.running_var.dtype), self.momentum)
             self.num_batches_tracked.add_(1)
         return normalised  # type: ignore[no-any-return]
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def _global_batch_norm(features: Tensor, weight: Tensor, bias: Tensor, *, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """``_GlobalBatchNorm``, kept out of compiled graphs: traced collectives gave other numbers (torch 2.14)."""
+    return _GlobalBatchNorm.apply(features, weight, bias, eps)  # type: ignore[no-any-return]
 
 
 class _GlobalBatchNorm(torch.autograd.Function):

@@ -49,6 +49,7 @@ class _SumOverRanks(torch.autograd.Function):
         return all_reduce(grads[0].clone(memory_format=torch.contiguous_format))
 
 
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def sum_over_ranks(values: Tensor) -> Tensor:
     """``values`` summed over all ranks; one all-reduce forward and one backward.
 

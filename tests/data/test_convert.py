@@ -149,3 +149,49 @@ def test_a_set_of_bad_images_alone_is_refused(tmp_path: Path) -> None:
     source = SOURCES["folder"].open(Request((tmp_path / "in",), {}, tmp_path))
     with pytest.raises(ValueError, match="no image of the source can be read"):
         converted(source, tmp_path / "set", skip_bad=True)
+
+
+@pytest.mark.parametrize("damage", ["missing", "longer"])
+def test_a_damaged_list_of_entries_is_made_again(source: SourceSet, tmp_path: Path, damage: str) -> None:
+    directory = tmp_path / "set"
+    converted(source, directory)
+    whole = bytes_of(directory)
+    if damage == "missing":
+        (directory / "index.npy").unlink()
+    else:
+        (directory / "index.npy").write_bytes(whole["index.npy"] + b"x")
+    assert converted(source, directory)[1] == 40
+    assert bytes_of(directory) == whole
+
+
+def test_a_repair_that_is_stopped_before_its_first_shard_goes_on(
+    source: SourceSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = tmp_path / "set"
+    converted(source, directory)
+    whole = bytes_of(directory)
+    for path in directory.glob("*.tar"):
+        path.write_bytes(b"damaged")
+
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as stopped:
+        stopped.setattr("dcgan_dist.data.convert._write_shard", killed)
+        with pytest.raises(KeyboardInterrupt):
+            converted(source, directory)
+    assert not (directory / "index.json").exists()
+    assert converted(source, directory)[1] == 40
+    assert bytes_of(directory) == whole
+
+
+def test_a_disk_that_fails_is_not_a_bad_image(source: SourceSet, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    lost = folder / "cat" / "004.png"
+    content = lost.read_bytes()
+    lost.unlink()
+    with pytest.raises(OSError, match=r"004\.png"):
+        converted(source, tmp_path / "set", skip_bad=True)
+    lost.write_bytes(content)
+    index, _ = converted(source, tmp_path / "set", skip_bad=True)
+    assert (index.contents.images, index.contents.skipped) == (40, ())
