@@ -224,6 +224,8 @@ class RunConfig:
         _not_negative("profile", self.profile)
         if self.resume and not self.run_dir:
             raise ValueError("resume needs run_dir: which run is to go on?")
+        if self.resume and self.dry_run:
+            raise ValueError("dry_run is of a new run; leave out resume")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -98,7 +98,7 @@ def _prepared(config: TrainConfig, runtime: Runtime) -> _Job:
     if all(getattr(config, name) is None for name in LENGTHS):
         raise ValueError(f"give exactly one of {', '.join(LENGTHS)}; recipes have theirs, see configs/")
     if config.log.tracker == "wandb":
-        check_wandb_mode()
+        collectives.from_main(check_wandb_mode)
     rows = runtime.rows(config.images.batch_size)
     for sentence in (*without_effect(config), *launcher_disagreements(config.compute)):
         console.print(f"warning: {sentence}")
@@ -119,7 +119,7 @@ def _prepared(config: TrainConfig, runtime: Runtime) -> _Job:
         told = told if resumed else [f"resume: no checkpoint in {run.path}, starting at step 0"]
         console.print(*told, sep="\n", end="\n" if told else "")
     if resumed:
-        checkpoint.check_resumable(resumed, config, data_digest=loader.digest)
+        collectives.on_all(partial(checkpoint.check_resumable, resumed, config, data_digest=loader.digest))
         collectives.on_all(partial(checkpoint.load, resumed, gan))
         if resumed.step > total_steps:
             raise ValueError(f"resume: {run.path} has done {resumed.step} steps already, {total_steps} are asked for")

@@ -57,6 +57,7 @@ def test_two_lengths_or_none_are_refused() -> None:
         (DataConfig, {"batch_size": 1}, "batch_size must be at least 2, because of batch statistics, got 1"),
         (ComputeConfig, {"dtype": "float64", "precision": "bf16"}, "precision must be no with dtype float64, got bf16"),
         (RunConfig, {"resume": True}, "resume needs run_dir"),
+        (RunConfig, {"resume": True, "run_dir": "a", "dry_run": True}, "dry_run is of a new run; leave out resume"),
         (TrainConfig, {"seed": -1}, "seed must be at least 0"),
         (TrainConfig, {"recipe": "a/b"}, "recipe must be letters"),
     ],

@@ -15,7 +15,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from dcgan_dist import sample, tracking, train
+from dcgan_dist import sample, shard, tracking, train
 from tests.shared import REPOSITORY
 
 LOGGED = ("loss/d", "loss/g", "score/real", "score/fake")
@@ -172,8 +172,6 @@ def test_resume_with_other_settings_or_images_is_refused(
     assert "max_steps" not in message
     other = tmp_path / "other"
     train_shards = ["synthetic", "--out", str(other), "--size", "32", "--count", "8", "--quiet"]
-    from dcgan_dist import shard
-
     shard.main(train_shards)
     assert "has other images" in refused([*flags(other, finished, max_steps=9), "--resume"], capsys)
 
@@ -397,6 +395,22 @@ def test_a_mistake_that_one_rank_alone_meets_is_told_once(flower_shards: Path, t
     assert job.returncode != 0
     assert output.count("error: rank 1: /no/such/place: not a directory of shards") == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_other_images_on_one_rank_alone_are_refused_on_all(finished: Path, flower_shards: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shard.main(["synthetic", "--out", str(other), "--size", "32", "--count", "48", "--seed", "1", "--quiet"])
+    script = tmp_path / "train_here.py"
+    script.write_text(
+        "import os, sys\nfrom dcgan_dist import train\n"
+        f"if os.environ['RANK'] == '1':\n    sys.argv.append('--data={other}')\ntrain.main()\n"
+    )
+    arguments = [*flags(flower_shards, finished, max_steps=8), "--resume"]
+    output, _ = (job := start(arguments, processes=2, program=[str(script)])).communicate(timeout=120)
+    assert job.returncode != 0
+    assert output.count("error: rank 1: resume: the run in") == 1
+    assert "has other images than the run was trained on" in output
+    assert status(finished)["state"] == "done"
 
 
 def test_a_signal_saves_and_ends_with_0_and_the_run_goes_on(flower_shards: Path, tmp_path: Path) -> None:
