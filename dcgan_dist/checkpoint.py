@@ -8,13 +8,15 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -23,8 +25,8 @@ from dcgan_dist.distributed import collectives
 from dcgan_dist.files import sha256_of, sync, write_whole
 from dcgan_dist.gan import Gan, Player
 
-FORMAT = 1
-MAY_DIFFER = frozenset({*LENGTHS, *(name for name, _ in leaves(LogConfig())), "data", "loader", "threads"})
+FORMAT = 2
+MAY_DIFFER = frozenset({*LENGTHS, *(name for name, _ in leaves(LogConfig())), "data", "loader", "threads", "timeout"})
 """Settings that a resumed run may change. ``data`` is a path; the images themselves are compared by their index."""
 
 
@@ -50,47 +52,70 @@ class ForeignCheckpointError(ValueError):
     """A checkpoint in a form that this version does not know."""
 
 
-def save(directory: Path, gan: Gan, *, step: int, state: Mapping[str, Any], keep: int) -> Path:
-    """Write ``directory/step-N`` whole or not at all, then remove all but the newest ``keep``.
+class Saver:
+    """Writes checkpoints on a thread of its own while training goes on; one at a time, and on the main process only."""
 
-    A step that is there already is left as it is: it has the same state.
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        self._writing: Future[None] | None = None
 
-    The main process writes, because every process has the same weights and statistics; the others return at once.
+    def save(self, directory: Path, gan: Gan, *, step: int, state: Mapping[str, Any], keep: int) -> None:
+        """Copy all that is trained, then write ``directory/step-N`` whole or not at all, and keep the newest ``keep``.
 
-    Args:
-        directory: the run's ``checkpoints``.
-        gan: what is trained.
-        step: steps done.
-        state: more for state.json, JSON values only.
-        keep: checkpoints to keep, this one included.
-    """
-    target = directory / f"step-{step:08d}"
-    aside = directory / f".step-{step:08d}.writing"
-    if target.exists() or collectives.rank() != 0:
-        return target
+        A step that is there already is left as it is: it has the same state. Only the main process writes, because
+        every process has the same weights and statistics.
+
+        Args:
+            directory: the run's ``checkpoints``.
+            gan: what is trained; it may change as soon as this returns.
+            step: steps done.
+            state: more for state.json, JSON values only.
+            keep: checkpoints to keep, this one included.
+
+        Raises:
+            OSError: when the checkpoint before this one could not be written, naming its file.
+        """
+        self.wait()
+        if collectives.rank() != 0 or _path(directory, step).exists():
+            return
+        whole = {
+            "format": FORMAT,
+            "step": step,
+            "config": config_dict(gan.config),
+            "scalers": {name: player.scaler.state_dict() for name, player in _players(gan).items()},
+            "lr_factor": gan.generator.lr_factor,
+            **state,
+        }
+        self._writing = self._thread.submit(_write, directory, _copies(gan), state=whole, keep=keep)
+
+    def wait(self) -> None:
+        """Return when the last checkpoint is on disk.
+
+        Raises:
+            OSError: when it could not be written, naming its file; the older ones are whole.
+        """
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+
+def _write(directory: Path, files: Mapping[str, dict[str, Tensor]], *, state: dict[str, Any], keep: int) -> None:
+    """Write the checkpoint of ``state["step"]`` aside, fsync it, rename it, then remove all but the newest ``keep``."""
+    target = _path(directory, state["step"])
+    aside = directory / f".{target.name}.writing"
     directory.mkdir(parents=True, exist_ok=True)
     for stale in (*directory.glob(".step-*.writing"), *directory.glob(".step-*.removing")):
         shutil.rmtree(stale)
     aside.mkdir()
     try:
         hashes = {}
-        for name, tensors in _tensors(gan).items():
-            path = aside / f"{name}.safetensors"
-            save_file(tensors, path)
-            sync(path)
-            hashes[path.name] = sha256_of(path)
-        scalers = {name: player.scaler.state_dict() for name, player in _players(gan).items()}
-        whole = {
-            "format": FORMAT,
-            "step": step,
-            "config": config_dict(gan.config),
-            "scalers": scalers,
-            **state,
-            "sha256": hashes,
-        }
-        whole["state_sha256"] = _digest(whole)
-        write_whole(aside / "state.json", (json.dumps(whole, indent=1) + "\n").encode())
-        sync(aside)
+        for name, tensors in files.items():
+            data = to_bytes(tensors)
+            hashes[f"{name}.safetensors"] = hashlib.sha256(data).hexdigest()
+            write_whole(aside / f"{name}.safetensors", data)
+        state |= {"sha256": hashes}
+        state["state_sha256"] = _digest(state)
+        write_whole(aside / "state.json", (json.dumps(state, indent=1) + "\n").encode())
         aside.rename(target)
         sync(directory)
     except BaseException:
@@ -98,7 +123,6 @@ def save(directory: Path, gan: Gan, *, step: int, state: Mapping[str, Any], keep
         raise
     for old in _directories(directory)[:-keep]:
         shutil.rmtree(old.rename(directory / f".{old.name}.removing"))
-    return target
 
 
 def newest(directory: Path) -> tuple[Checkpoint | None, list[str]]:
@@ -175,6 +199,7 @@ def load(checkpoint: Checkpoint, gan: Gan) -> None:
         load_network(checkpoint.path / f"{name}.safetensors", player.plain)
         _load_optimizer(checkpoint.path / f"optimizer_{name[0]}.safetensors", player.optimizer)
         player.scaler.load_state_dict(checkpoint.state["scalers"][name])
+        player.lr_factor = checkpoint.state["lr_factor"]
     if gan.average is not None:
         load_network(checkpoint.path / "ema.safetensors", gan.average.module)
 
@@ -241,23 +266,31 @@ def _players(gan: Gan) -> dict[str, Player]:
     return {"generator": gan.generator, "discriminator": gan.discriminator}
 
 
-def _tensors(gan: Gan) -> dict[str, dict[str, Tensor]]:
-    """Contents of each safetensors file by its name without the ending."""
+def _path(directory: Path, step: int) -> Path:
+    return directory / f"step-{step:08d}"
+
+
+def _copies(gan: Gan) -> dict[str, dict[str, Tensor]]:
+    """Contents of each safetensors file by its name without the ending, in memory of their own."""
     files = {}
     for name, player in _players(gan).items():
-        files[name] = _contiguous(player.plain.state_dict())
+        files[name] = _copied(player.plain.state_dict())
         state = player.optimizer.state_dict()["state"]
-        files[f"optimizer_{name[0]}"] = _contiguous(
+        files[f"optimizer_{name[0]}"] = _copied(
             {f"{number}.{key}": value for number, entry in state.items() for key, value in entry.items()}
         )
     if gan.average is not None:
-        files["ema"] = _contiguous(gan.average.module.state_dict())
+        files["ema"] = _copied(gan.average.module.state_dict())
     return files
 
 
-def _contiguous(tensors: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Safetensors refuses channels_last tensors; empty entries (SGD without momentum) are left out."""
-    return {name: value.detach().contiguous() for name, value in tensors.items() if isinstance(value, Tensor)}
+def _copied(tensors: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Copies on the CPU, without empty entries (SGD without momentum); safetensors refuses channels_last tensors."""
+    return {
+        name: value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+        for name, value in tensors.items()
+        if isinstance(value, Tensor)
+    }
 
 
 def _load_optimizer(path: Path, optimizer: Optimizer) -> None:

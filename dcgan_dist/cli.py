@@ -41,13 +41,18 @@ or, for n processes on one machine, with
 def fail(message: str, *, code: int = 2) -> NoReturn:
     """End the process with one message for the whole job, not one for each process; exit code 2: the user's mistake."""
     if is_first_process():
-        print(f"error: {message}", file=sys.stderr, flush=True)
+        tell(message)
     raise SystemExit(code)
 
 
+def tell(message: str) -> None:
+    """Print one error message for people."""
+    print(f"error: {message}", file=sys.stderr, flush=True)
+
+
 def is_first_process() -> bool:
-    """Whether this is process 0 of its job, from what launchers export; before any process group exists."""
-    return os.environ.get("RANK", "0") == "0"
+    """Whether this is process 0 of its job, from what launchers and srun export; before any process group exists."""
+    return os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"
 
 
 def parse(argv: Sequence[str] | None = None) -> TrainConfig:

@@ -124,6 +124,12 @@ class OptimConfig:
     """Adam and RMSprop: added to the root of the mean squared gradient."""
     ema_decay: float = 0.0
     """Memory of the exponential moving average of the generator, which is then sampled; 0 is off."""
+    on_divergence: Literal["stop", "rollback"] = "stop"
+    """When a loss or weight is not a number: stop, or go back to the last checkpoint with a lower learning rate."""
+    rollback_lr_factor: float = 0.5
+    """Factor on both networks' learning rates at each rollback."""
+    max_rollbacks: int = 3
+    """Rollbacks after which a divergence stops the run all the same."""
 
     def __post_init__(self) -> None:
         _positive("lr", self.lr)
@@ -133,6 +139,9 @@ class OptimConfig:
             _not_negative(name, getattr(self, name))
         for name in ("beta1", "beta2", "rho", "ema_decay"):
             _fraction(name, getattr(self, name))
+        if not 0 < self.rollback_lr_factor < 1:
+            raise ValueError(f"rollback_lr_factor must be above 0 and below 1, got {self.rollback_lr_factor}")
+        _positive("max_rollbacks", self.max_rollbacks)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,6 +177,8 @@ class ComputeConfig:
     """Layout of image tensors in memory."""
     threads: int = 0
     """CPU threads a process; 0 shares the machine's cores among its processes. Part of bit equality."""
+    timeout: int = 600
+    """Seconds a process waits for the others in one exchange; then the job ends and names those that hang."""
     compile: bool = False
     """Compile the networks' forwards with torch.compile (needs a C compiler on CPU)."""
     deterministic: bool = False
@@ -175,6 +186,7 @@ class ComputeConfig:
 
     def __post_init__(self) -> None:
         _not_negative("threads", self.threads)
+        _positive("timeout", self.timeout)
         if self.dtype == "float64" and self.precision != "no":
             raise ValueError(f"precision must be no with dtype float64, got {self.precision}")
 
@@ -307,6 +319,9 @@ def without_effect(config: TrainConfig) -> list[str]:
     for name in unused[optim.optimizer]:
         if getattr(optim, name) != getattr(OptimConfig(), name):
             found.append(f"{name} {getattr(optim, name)} has no effect with optimizer {optim.optimizer}")
+    for name in ("rollback_lr_factor", "max_rollbacks"):
+        if optim.on_divergence == "stop" and getattr(optim, name) != getattr(OptimConfig(), name):
+            found.append(f"{name} has no effect with on_divergence stop")
     if optim.fresh_z and optim.update == "simultaneous":
         found.append("fresh_z has no effect with update simultaneous, which has one z")
     for name in ("instance_noise_decay", "instance_noise_on"):

@@ -4,12 +4,15 @@ from dataclasses import dataclass
 
 import torch
 import torch._functorch.config as functorch_config
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from dcgan_dist.config import OptimConfig, TrainConfig
-from dcgan_dist.distributed.batch_norm import synchronize
+from dcgan_dist.distributed.batch_norm import note_torchs_collectives, synchronize
+from dcgan_dist.distributed.collectives import reduce_bucket
 from dcgan_dist.distributed.draws import Dropout, StepDraws, key_dropout
 from dcgan_dist.distributed.runtime import Runtime
 from dcgan_dist.ema import Average
@@ -30,15 +33,22 @@ class Player:
     """Scales losses in fp16, and does nothing otherwise."""
     lr: float
     lr_decay: float
+    lr_factor: float = 1.0
+    """What roll-backs after a divergence have left of the learning rate."""
 
     def __post_init__(self) -> None:
         self.parameters = list(self.plain.parameters())
         self._dropouts = [layer for layer in self.plain.modules() if isinstance(layer, Dropout)]
+        self._torchs_norms = [layer for layer in self.plain.modules() if isinstance(layer, nn.SyncBatchNorm)]
 
     def key_dropout(self, draws: StepDraws, stream: str) -> None:
         """Choose the dropout masks of the pass that follows."""
         if self._dropouts:
             key_dropout(self._dropouts, draws.keys(stream))
+
+    def note_collectives(self, output: Tensor) -> None:
+        """Count the collectives of the training pass that ended in ``output``, as far as they are not ours."""
+        note_torchs_collectives(self._torchs_norms, output)
 
     def is_finite(self) -> Tensor:
         """Whether all parameters and running statistics are numbers, as a tensor nobody has waited for."""
@@ -48,7 +58,7 @@ class Player:
     def schedule(self, step: int) -> None:
         """Set the learning rate of a step, counted from 0."""
         for group in self.optimizer.param_groups:
-            group["lr"] = self.lr / (1 + self.lr_decay * step)
+            group["lr"] = self.lr * self.lr_factor / (1 + self.lr_decay * step)
 
     def backward(self, loss: Tensor, *, retain_graph: bool = False) -> None:
         """Gradients of ``loss`` for this network alone, averaged over processes."""
@@ -92,13 +102,17 @@ class Gan:
         """Fakes (rows, channels, size, size) from z, in training mode."""
         self.generator.key_dropout(draws, dropout)
         with self._autocast():
-            return self.generator.network(z).to(self.dtype)  # type: ignore[no-any-return]
+            fake: Tensor = self.generator.network(z).to(self.dtype)
+        self.generator.note_collectives(fake)
+        return fake
 
     def discriminate(self, images: Tensor, *, draws: StepDraws, dropout: str) -> Tensor:
         """Logits (rows,) of images, in training mode; running statistics are updated."""
         self.discriminator.key_dropout(draws, dropout)
         with self._autocast():
-            return self.discriminator.network(images).to(self.dtype)  # type: ignore[no-any-return]
+            logits: Tensor = self.discriminator.network(images).to(self.dtype)
+        self.discriminator.note_collectives(logits)
+        return logits
 
     def judge(self, fake: Tensor, *, draws: StepDraws) -> Tensor:
         """Logits of fakes for the generator's update: D's parameters are constants, its running statistics stay."""
@@ -107,7 +121,9 @@ class Gan:
         copies = {name: buffer.clone() for name, buffer in plain.named_buffers()}
         self.discriminator.key_dropout(draws, "dropout_judge")
         with self._autocast():
-            return functional_call(plain, constants | copies, (fake,)).to(self.dtype)  # type: ignore[no-any-return]
+            logits: Tensor = functional_call(plain, constants | copies, (fake,)).to(self.dtype)
+        self.discriminator.note_collectives(logits)
+        return logits
 
     def add_instance_noise(self, images: Tensor, *, draws: StepDraws, on: str) -> Tensor:
         """Images with this step's Gaussian noise, if the config puts it on ``on`` ("reals" or "fakes")."""
@@ -163,8 +179,11 @@ def _player(network: nn.Module, config: TrainConfig, *, runtime: Runtime, lr: fl
     if config.compute.compile:
         functorch_config.donated_buffer = False  # else the simultaneous step may not keep its graph for G's backward
         plain.compile()
+    wrapped = runtime.accelerator.prepare_model(plain)
+    if isinstance(wrapped, DistributedDataParallel):
+        wrapped.register_comm_hook(dist.group.WORLD, reduce_bucket)
     return Player(
-        network=runtime.accelerator.prepare_model(plain),
+        network=wrapped,
         plain=plain,
         optimizer=_optimizer(plain, config.optim, lr=lr),
         scaler=torch.amp.GradScaler(runtime.device.type, enabled=config.compute.precision == "fp16"),

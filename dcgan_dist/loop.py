@@ -4,6 +4,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -41,6 +42,8 @@ class Training:
     run_id: str
     step: int = 0
     """Steps done."""
+    rollbacks: int = 0
+    """How often the run has diverged and gone back."""
     clock: "Clock" = field(default_factory=lambda: Clock())
 
     def __post_init__(self) -> None:
@@ -48,9 +51,15 @@ class Training:
         self._rows = self.runtime.rows(self.gan.config.images.batch_size)
         self._first_bad = torch.full((2,), NEVER, dtype=torch.int64, device=device)  # of D and G
         self._key = run_key(self.gan.config.seed, device)
+        self._traffic = collectives.Traffic()  # of the last step
+        self._saver = checkpoint.Saver()
 
     def update(self) -> dict[str, Tensor]:
         """One update of each network; scalars over this process's rows."""
+        with collectives.counted() as self._traffic:
+            return self._update()
+
+    def _update(self) -> dict[str, Tensor]:
         gan, config = self.gan, self.gan.config
         start, stop = self._rows
         batch_size = config.images.batch_size
@@ -88,6 +97,46 @@ class Training:
             name = "discriminator" if first[0] <= first[1] else "generator"
             raise DivergenceError(f"the {name} is not finite since step {min(first)}; a lower lr may help")
 
+    def is_sound(self) -> bool:
+        """True when ``check`` finds nothing; False after a rollback to the last checkpoint, when the config wants it.
+
+        Raises:
+            DivergenceError: when the config wants no rollback, or no more of them.
+        """
+        optim = self.gan.config.optim
+        try:
+            self.check()
+        except DivergenceError as error:
+            if optim.on_divergence == "stop":
+                raise
+            if self.rollbacks == optim.max_rollbacks:
+                raise DivergenceError(f"{error} ({self.rollbacks} rollbacks, as many as max_rollbacks allows, have not)") from None
+            self._roll_back(error)
+            return False
+        return True
+
+    def _roll_back(self, error: DivergenceError) -> None:
+        self.wait_for_checkpoint()
+        found, told = collectives.from_main(partial(checkpoint.newest, self.run.checkpoints))
+        assert found is not None, "train saves a checkpoint before the first step"
+        collectives.on_all(partial(checkpoint.load, found, self.gan))
+        self.step = found.step
+        self.rollbacks += 1
+        optim = self.gan.config.optim
+        factor = optim.rollback_lr_factor**self.rollbacks  # the same rate would diverge again: runs repeat
+        for player in (self.gan.generator, self.gan.discriminator):
+            player.lr_factor = factor
+        self._first_bad.fill_(NEVER)
+        self.tracker.rewind(found.state["metrics_bytes"])
+        self.run.forget_samples(after=self.step)
+        self.clock.start(self.step)
+        for sentence in told:
+            self.tracker.say(sentence)
+        self.tracker.say(
+            f"{error}: back to step {self.step} with the learning rates times {factor:g}, "
+            f"rollback {self.rollbacks} of {optim.max_rollbacks}"
+        )
+
     def log(self, scalars: Mapping[str, Tensor]) -> None:
         """Read the step's scalars, means over the global batch, and hand them to the tracker."""
         stacked = torch.stack(list(scalars.values())).double()
@@ -97,6 +146,7 @@ class Training:
         row = dict(zip(scalars, means, strict=True))
         row |= {"images_seen": self.step * batch_size, **times}
         row["time/images_per_second"] = batch_size / times["time/step"]
+        row |= {"comm/calls": self._traffic.calls, "comm/bytes": self._traffic.bytes}
         self.tracker.scalars(self.step, row)
 
     def sample(self) -> None:
@@ -109,17 +159,26 @@ class Training:
             self.tracker.picture(self.step, "samples", path=path)
 
     def save(self) -> None:
-        """Write a checkpoint."""
+        """Begin to write a checkpoint; training may go on meanwhile."""
         state = {
             "world_size": self.runtime.world_size,
             "threads": torch.get_num_threads(),
             "data_digest": self.loader.digest,
             "metrics_bytes": self.tracker.metrics_bytes(),
             "run_id": self.run_id,
+            "rollbacks": self.rollbacks,
         }
         with self.clock.measured("pause"):
             keep = self.gan.config.log.keep_checkpoints
-            checkpoint.save(self.run.checkpoints, self.gan, step=self.step, state=state, keep=keep)
+            self._saver.save(self.run.checkpoints, self.gan, step=self.step, state=state, keep=keep)
+
+    def wait_for_checkpoint(self) -> None:
+        """Return when the last checkpoint is on disk.
+
+        Raises:
+            OSError: when it could not be written.
+        """
+        self._saver.wait()
 
 
 def train(training: Training, *, after_step: Callable[[], None] = lambda: None) -> bool:
@@ -128,12 +187,14 @@ def train(training: Training, *, after_step: Callable[[], None] = lambda: None) 
     Leaves sample grids, checkpoints and metrics in the run directory. ``after_step`` is called after each step.
 
     Raises:
-        DivergenceError: when a loss is not finite; nothing of it has reached disk.
+        DivergenceError: when a loss is not finite and there is no rollback; nothing of it has reached disk.
     """
     log = training.gan.config.log
     stop = training.runtime.stop
     if training.step == 0:
         training.sample()
+        if training.gan.config.optim.on_divergence == "rollback":
+            training.save()  # something to go back to
     training.clock.start(training.step)
     saved = training.step
     while training.step < training.total_steps and not stop.agreed(training.step):
@@ -145,8 +206,9 @@ def train(training: Training, *, after_step: Callable[[], None] = lambda: None) 
         logs, samples, saves = (
             last or training.step % every == 0 for every in (log.log_every, log.sample_every, log.checkpoint_every)
         )
-        if logs or samples or saves:
-            training.check()
+        if (logs or samples or saves) and not training.is_sound():
+            saved = training.step
+            continue
         if logs:
             training.log(scalars)
         if samples:
@@ -155,9 +217,9 @@ def train(training: Training, *, after_step: Callable[[], None] = lambda: None) 
             training.save()
             saved = training.step
 
-    if training.step > saved:
-        training.check()
+    if training.step > saved and training.is_sound():
         training.save()
+    training.wait_for_checkpoint()
     return training.step == training.total_steps
 
 

@@ -51,6 +51,13 @@ class RunDirectory:
         """Pairs (step, file) of all sample grids, oldest first."""
         return [(int(path.stem.removeprefix("step-")), path) for path in sorted(self.samples.glob("step-*.png"))]
 
+    def forget_samples(self, *, after: int) -> None:
+        """Remove the sample grids of steps past ``after``, which are to be made again; the main process does it."""
+        if collectives.rank() == 0:
+            for step, path in self.sample_grids():
+                if step > after:
+                    path.unlink()
+
     def set_status(self, state: str, reason: str = "") -> None:
         """Write status.json: running, done, stopped or failed, and why."""
         write_whole(self.status, (json.dumps({"state": state, "reason": reason}) + "\n").encode())

@@ -46,21 +46,33 @@ class JsonLines:
     """metrics.jsonl: one JSON object a row, written line by line; the record of truth."""
 
     def __init__(self, path: Path, *, keep_bytes: int) -> None:
-        if path.exists():
-            os.truncate(path, min(keep_bytes, path.stat().st_size))
-        self._file = path.open("a", buffering=1, encoding="utf-8")
+        self._path = path
+        self._file = path.open("ab", buffering=0)
+        self.rewind(keep_bytes)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        before = self._file.tell()
+        line = (json.dumps({"step": step, **values}) + "\n").encode()
+        try:
+            while line:
+                line = line[self._file.write(line) :]
+        except OSError as error:
+            self._file.truncate(before)  # never half a row
+            error.filename = str(self._path)
+            raise
 
     def picture(self, step: int, name: str, *, path: Path) -> None:
         """Pictures are files already."""
 
     def size(self) -> int:
         """Bytes that have reached the disk."""
-        self._file.flush()
         os.fsync(self._file.fileno())
         return self._file.tell()
+
+    def rewind(self, keep_bytes: int) -> None:
+        """Forget what was written after the first ``keep_bytes`` bytes."""
+        self._file.truncate(min(keep_bytes, self._path.stat().st_size))
+        self._file.seek(0, os.SEEK_END)
 
     def close(self, *, failed: bool) -> None:
         self._file.close()
@@ -112,6 +124,10 @@ class ConsoleSink:
 
     def picture(self, step: int, name: str, *, path: Path) -> None:
         """Told at the end of the run, all in one line."""
+
+    def say(self, sentence: str) -> None:
+        """One sentence, above the bar if there is one."""
+        self._console.print(sentence, highlight=False, markup=False, soft_wrap=True)
 
     def close(self, *, failed: bool) -> None:
         if self._progress is not None:
@@ -226,6 +242,16 @@ class Tracker:
         """Called after every step; moves the progress bar."""
         if self._console is not None:
             self._console.advance(step)
+
+    def say(self, sentence: str) -> None:
+        """Tell people at the console."""
+        if self._console is not None:
+            self._console.say(sentence)
+
+    def rewind(self, metrics_bytes: int) -> None:
+        """Cut metrics.jsonl back to a size it had."""
+        if self._metrics is not None:
+            self._metrics.rewind(metrics_bytes)
 
     def metrics_bytes(self) -> int:
         """Size of metrics.jsonl on disk; a resumed run cuts the file back to it."""

@@ -1,24 +1,30 @@
 """One training run: ``accelerate launch -m dcgan_dist.train --config configs/RECIPE.yaml --data SHARDS``."""
 
+import contextlib
+import hashlib
 import resource
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 from rich.console import Console
+from torch import Tensor
 
 from dcgan_dist import checkpoint
-from dcgan_dist.cli import fail, is_first_process, parse, to_yaml
+from dcgan_dist.cli import fail, is_first_process, parse, tell, to_yaml
 from dcgan_dist.config import LENGTHS, TrainConfig, changed, without_effect
 from dcgan_dist.data.loader import Loader, open_loader
 from dcgan_dist.distributed import collectives
-from dcgan_dist.distributed.runtime import Runtime, launcher_disagreements, start
+from dcgan_dist.distributed.draws import StepDraws, run_key
+from dcgan_dist.distributed.failure import PeerError, attended, last_words
+from dcgan_dist.distributed.launcher import launcher_disagreements
+from dcgan_dist.distributed.runtime import Runtime, start
 from dcgan_dist.files import write_whole
 from dcgan_dist.gan import Gan, build_gan
 from dcgan_dist.images import grid, write_png
@@ -44,21 +50,44 @@ def main(argv: Sequence[str] | None = None) -> None:
                 print_summary(config)
             return
         runtime = start(config.compute)
-        job = _prepared(config, runtime)
     except ValueError as error:
         fail(str(error))
-    except OSError as error:
-        fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), code=1)
+    with attended():
+        _checked_and_run(config, runtime)
+    runtime.end()
+
+
+def _checked_and_run(config: TrainConfig, runtime: Runtime) -> None:
+    """The whole job; whatever ends it early becomes one message and an exit code."""
     try:
-        if config.run.dry_run:
-            _dry_run(job)
-        else:
-            _run(job)
+        with last_words():
+            job = _prepared(config, runtime)
+    except ValueError as error:
+        fail(str(error))
+    except (OSError, PeerError) as error:
+        _fail_here(error)
+    try:
+        with last_words():
+            if config.run.dry_run:
+                _dry_run(job)
+            else:
+                _run(job)
     except DivergenceError as error:
         fail(str(error), code=1)
+    except (OSError, PeerError) as error:
+        _fail_here(error)
     except KeyboardInterrupt:
         fail("stopped at once by a second Ctrl-C; --resume goes on from the newest checkpoint", code=1)
-    runtime.end()
+
+
+def _fail_here(error: OSError | PeerError) -> NoReturn:
+    """End the process with exit code 1; the message comes from the rank that met the error, or one of those left."""
+    if isinstance(error, PeerError):
+        if error.first_left:
+            tell(str(error))
+    else:
+        tell(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+    raise SystemExit(1)
 
 
 def print_summary(config: TrainConfig) -> None:
@@ -107,6 +136,7 @@ def _prepared(config: TrainConfig, runtime: Runtime) -> _Job:
         partial(open_loader, config.images, config.network, seed=config.seed, rows=rows, device=runtime.device)
     )
     total_steps = config.steps(loader.image_count)
+    _check_ranks_agree(config, gan, loader, device=runtime.device)
 
     resumed = None
     if config.run.dry_run:
@@ -140,6 +170,37 @@ def _prepared(config: TrainConfig, runtime: Runtime) -> _Job:
     )
 
 
+def _check_ranks_agree(config: TrainConfig, gan: Gan, loader: Loader, *, device: torch.device) -> None:
+    """Compare what the ranks are about to train: settings, weights, and z and images of the first batch.
+
+    Raises:
+        ValueError: on every rank, naming the first thing that differs and the ranks.
+    """
+    if collectives.world_size() == 1:
+        return
+    batch_size = config.images.batch_size
+    draws = StepDraws(
+        key=run_key(config.seed, device), step=0, batch_size=batch_size, start=0, stop=batch_size, dtype=gan.dtype
+    )
+    collectives.check_equal(
+        {name: str(value) for name, value in checkpoint.config_dict(config).items() if name != "data"}
+        | {
+            "the generator's weights": _hash(gan.generator.plain.state_dict().values()),
+            "the discriminator's weights": _hash(gan.discriminator.plain.state_dict().values()),
+            "z of the first batch": _hash([gan.latent(draws, "z")]),
+            "the images": loader.digest,
+            "positions of the first batch": _hash([torch.from_numpy(loader.positions(0))]),
+        }
+    )
+
+
+def _hash(tensors: Iterable[Tensor]) -> str:
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
 def _run(job: _Job) -> None:
     """Train, and leave a run directory."""
     runtime, console, run, resumed = job.runtime, job.console, job.run, job.resumed
@@ -161,9 +222,10 @@ def _run(job: _Job) -> None:
                 total_steps=job.total_steps,
                 run_id=run_id,
                 step=first_step,
+                rollbacks=resumed.state["rollbacks"] if resumed else 0,
             )
             begin = time.monotonic()
-            with _profiled(job) as after_step:
+            with last_words(), _profiled(job) as after_step:  # before W&B takes its time to finish
                 done = train(training, after_step=after_step)
             seconds = time.monotonic() - begin
             if runtime.is_main:
@@ -191,7 +253,7 @@ def _tracker(job: _Job, run_id: str, *, first_step: int) -> Tracker:
     )
 
 
-@contextmanager
+@contextlib.contextmanager
 def _status(run: RunDirectory, runtime: Runtime) -> Iterator[list[str]]:
     """Keep status.json true: done after the block, unless it raises or says in the list why it stopped."""
     stopped: list[str] = []
@@ -201,8 +263,10 @@ def _status(run: RunDirectory, runtime: Runtime) -> Iterator[list[str]]:
     try:
         yield stopped
     except BaseException as error:
-        if runtime.is_main:
-            run.set_status("failed", f"{type(error).__name__}: {error}")
+        if runtime.is_main or (isinstance(error, PeerError) and error.first_left):
+            reason = str(error) if isinstance(error, PeerError) else f"{type(error).__name__}: {error}"
+            with contextlib.suppress(OSError):  # a full disk, perhaps
+                run.set_status("failed", reason)
         raise
     if runtime.is_main:
         if stopped:
@@ -223,7 +287,7 @@ def _write_last_pictures(run: RunDirectory, tracker: Tracker, *, step: int) -> N
     write_progress(run)
 
 
-@contextmanager
+@contextlib.contextmanager
 def _profiled(job: _Job) -> Iterator[Callable[[], None]]:
     """What to call after each step; with --profile it drives torch.profiler on the main process."""
     if not job.config.run.profile or not job.runtime.is_main:

@@ -24,6 +24,9 @@ class Loader(Protocol):
     description: str
     """For people: what was loaded and how."""
 
+    def positions(self, step: int) -> NDArray[np.int64]:
+        """(batch_size,) numbers of the images of a step (from 0), over all processes."""
+
     def batch(self, step: int) -> Tensor:
         """Pixels of this process's rows of a step (from 0), (rows, channels, size, size) uint8, on the device."""
 
@@ -43,10 +46,11 @@ class ResidentLoader:
         self._batch_size = batch_size
         self._rows = rows
 
+    def positions(self, step: int) -> NDArray[np.int64]:
+        return self._order.images(step * self._batch_size, (step + 1) * self._batch_size)
+
     def batch(self, step: int) -> Tensor:
-        start, stop = self._rows
-        images = self._order.images(step * self._batch_size + start, step * self._batch_size + stop)
-        chosen = torch.from_numpy(images)
+        chosen = torch.from_numpy(self.positions(step)[slice(*self._rows)])
         if self._pixels.is_cuda:
             chosen = chosen.pin_memory().to(self._pixels.device, non_blocking=True)
         return self._pixels[chosen]

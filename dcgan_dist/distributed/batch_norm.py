@@ -5,6 +5,7 @@ CPU processes, where torch's refuses to work, the statistics are merged here: on
 sum of squared differences of each rank, joined by Chan's formula) and one all-reduce backward.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -90,3 +91,21 @@ def synchronize(network: nn.Module, device: torch.device) -> nn.Module:
     if collectives.world_size() > 1 and device.type == "cuda":
         return nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call, no-any-return]
     return network
+
+
+def note_torchs_collectives(layers: Sequence[nn.SyncBatchNorm], output: Tensor) -> None:
+    """Count what torch's own layers tell other ranks in a training pass that ended in ``output``.
+
+    Each gathers count, mean and inverse deviation in the pass, and sums two gradients a channel in every backward
+    through it; our own layers count by themselves.
+    """
+    if not layers:
+        return
+
+    def note_all(values_per_channel: int, *, more: int = 0) -> None:
+        for layer in layers:
+            collectives.note((values_per_channel * layer.num_features + more) * layer.weight.element_size())
+
+    note_all(2, more=1)
+    if output.requires_grad:
+        output.register_hook(lambda grad: note_all(2))  # type: ignore[no-untyped-call]

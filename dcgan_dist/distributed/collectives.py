@@ -1,14 +1,46 @@
 """Sums over processes, with gradients. Every function here is called by all ranks or by none."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
 T = TypeVar("T")
+
+
+@dataclass(eq=False)
+class Traffic:
+    """What this process hands to collectives: how many, and the bytes of its own tensors."""
+
+    calls: int = 0
+    bytes: int = 0
+
+
+_observers: list[Traffic] = []
+
+
+@contextlib.contextmanager
+def counted() -> Iterator[Traffic]:
+    """The collectives of the block, on tensors: those here, DistributedDataParallel's and torch's SyncBatchNorm's."""
+    traffic = Traffic()
+    _observers.append(traffic)
+    try:
+        yield traffic
+    finally:
+        _observers.remove(traffic)
+
+
+def note(size: int) -> None:
+    """Count one collective of ``size`` bytes."""
+    for traffic in _observers:
+        traffic.calls += 1
+        traffic.bytes += size
 
 
 def world_size() -> int:
@@ -24,6 +56,7 @@ def rank() -> int:
 def all_reduce(values: Tensor, operation: "dist.ReduceOp.RedOpType" = dist.ReduceOp.SUM) -> Tensor:
     """``values`` reduced over all ranks, in place; no gradient flows."""
     if world_size() > 1:
+        note(values.nbytes)
         dist.all_reduce(values, operation)
     return values
 
@@ -32,9 +65,19 @@ def all_gather(values: Tensor) -> Tensor:
     """(world_size, *values.shape): the tensors of all ranks, which must have one shape; no gradient flows."""
     if world_size() == 1:
         return values[None]
+    note(values.nbytes)
     gathered = values.new_empty(world_size(), *values.shape)
     dist.all_gather(list(gathered.unbind()), values.contiguous())
     return gathered
+
+
+def reduce_bucket(
+    group: dist.ProcessGroup,
+    bucket: dist.GradBucket,  # type: ignore[name-defined]
+) -> torch.futures.Future[Tensor]:
+    """DistributedDataParallel's own mean of a bucket of gradients over all ranks, counted; a communication hook."""
+    note(bucket.buffer().nbytes)
+    return allreduce_hook(group, bucket)
 
 
 class _SumOverRanks(torch.autograd.Function):
@@ -79,6 +122,25 @@ def from_main(action: Callable[[], T]) -> T:
     if isinstance(answer, Exception):
         raise answer
     return answer  # type: ignore[no-any-return]
+
+
+def check_equal(facts: Mapping[str, str]) -> None:
+    """Compare what each rank holds to be true.
+
+    Args:
+        facts: short texts by what they are of, the same keys in the same order on all ranks.
+
+    Raises:
+        ValueError: on every rank, naming the first fact that differs, the first such rank, and both texts.
+    """
+    if world_size() == 1:
+        return
+    ranks: list[Any] = [None] * world_size()
+    dist.all_gather_object(ranks, dict(facts))
+    for number, other in enumerate(ranks):
+        for name, value in other.items():
+            if value != ranks[0][name]:
+                raise ValueError(f"processes disagree on {name}: {ranks[0][name]} on rank 0, {value} on rank {number}")
 
 
 def on_all(action: Callable[[], T]) -> T:

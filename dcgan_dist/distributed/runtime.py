@@ -1,20 +1,20 @@
 """The processes of a run: start them, share the batch among them, stop them together."""
 
-import ctypes
 import os
 import signal
-import sys
 import time
 import warnings
 from dataclasses import dataclass, field
+from datetime import timedelta
 from types import FrameType
 
 import torch
 import torch.distributed as dist
-from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 
 from dcgan_dist.config import ComputeConfig
 from dcgan_dist.distributed import collectives
+from dcgan_dist.distributed.launcher import check_world_size, end_with_launcher
 from dcgan_dist.machine import cores
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2)
@@ -63,10 +63,14 @@ class Runtime:
 
 
 def start(compute: ComputeConfig) -> Runtime:
-    """The runtime of this process: process group, device, CPU threads, kernels' settings."""
+    """The runtime of this process: process group, device, CPU threads, kernels' settings.
+
+    Raises:
+        ValueError: when the processes that run together are not those the launcher was asked for.
+    """
     local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     torch.set_num_threads(compute.threads or max(1, cores() // local_world_size))
-    _end_with_launcher()
+    end_with_launcher()
     if compute.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(mode=True)
@@ -80,29 +84,15 @@ def start(compute: ComputeConfig) -> Runtime:
     warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
     networks = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
     # precision is our own autocast: Accelerate's fp16 scaler would be shared by both networks
+    timeout = timedelta(seconds=compute.timeout)
     accelerator = Accelerator(
-        cpu=not torch.cuda.is_available(), mixed_precision="no", dynamo_backend="no", kwargs_handlers=[networks]
+        cpu=not torch.cuda.is_available(),
+        mixed_precision="no",
+        dynamo_backend="no",
+        kwargs_handlers=[networks, InitProcessGroupKwargs(timeout=timeout)],
     )
-    return Runtime(accelerator, StopRequest())
-
-
-def launcher_disagreements(compute: ComputeConfig) -> list[str]:
-    """Sentences on what ``accelerate launch`` was told that the run does not follow: it follows its config alone."""
-    told = []
-    precision = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
-    if precision not in ("no", compute.precision):
-        told.append(f"mixed precision {precision} of accelerate launch is ignored; use --precision {precision}")
-    if os.environ.get("ACCELERATE_DYNAMO_BACKEND", "NO").upper() != "NO" and not compute.compile:
-        told.append("the dynamo backend of accelerate launch is ignored; use --compile")
-    return told
-
-
-def _end_with_launcher() -> None:
-    """Ask Linux for SIGTERM when the launcher dies: accelerate launch with one process would leave an orphan."""
-    launched = "ACCELERATE_MIXED_PRECISION" in os.environ or "TORCHELASTIC_RUN_ID" in os.environ
-    if launched and sys.platform == "linux":
-        set_parent_death_signal = 1  # PR_SET_PDEATHSIG of prctl(2)
-        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)
+    check_world_size(accelerator.num_processes)
+    return Runtime(accelerator, StopRequest(timeout))
 
 
 class StopRequest:
@@ -112,12 +102,12 @@ class StopRequest:
     group of their own, which never touches the device. A second Ctrl-C stops at once.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, timeout: timedelta) -> None:
         self.received: str | None = None
         """Name of the signal this process received."""
         self._group: dist.ProcessGroup | None = None
         if collectives.world_size() > 1:
-            self._group = dist.new_group(backend="gloo")  # type: ignore[assignment]
+            self._group = dist.new_group(backend="gloo", timeout=timeout)  # type: ignore[assignment]
         self._last_step: int | None = None
         self._last_time = 0.0
         self._next_check = 0

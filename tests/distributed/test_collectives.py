@@ -1,0 +1,81 @@
+"""What ranks tell each other is counted; facts that differ between ranks are found."""
+
+import pytest
+import torch
+from torch import nn
+
+from dcgan_dist.distributed import collectives
+from dcgan_dist.distributed.batch_norm import note_torchs_collectives
+from tests import tiny
+from tests.distributed.ranks import RankError, run_ranks
+
+
+def counted_sums() -> list[tuple[int, int]]:
+    found = []
+    with collectives.counted() as outer:
+        collectives.all_reduce(torch.zeros(5))  # 20 bytes
+        with collectives.counted() as inner:
+            collectives.all_gather(torch.zeros(3, dtype=torch.float64))  # 24
+            features = torch.ones(2, 2, requires_grad=True)
+            collectives.sum_over_ranks(features).sum().backward()  # type: ignore[no-untyped-call]  # 16 and 16
+        found.append((inner.calls, inner.bytes))
+    collectives.all_reduce(torch.zeros(100))  # nobody counts
+    return [*found, (outer.calls, outer.bytes)]
+
+
+def test_calls_and_bytes_are_counted_inside_the_block() -> None:
+    assert run_ranks(counted_sums, 2) == [[(3, 56), (4, 76)]] * 2
+    assert run_ranks(counted_sums, 1) == [[(0, 0), (0, 0)]]
+
+
+def counted_step() -> tuple[int, int, int]:
+    training = tiny.training(tiny.narrow("mnist28"), tiny.runtime())
+    training.update()  # DistributedDataParallel settles its buckets after the first
+    with collectives.counted() as traffic:
+        training.update()
+    players = (training.gan.generator, training.gan.discriminator)
+    parameters = sum(parameter.numel() for player in players for parameter in player.parameters)
+    return traffic.calls, traffic.bytes, parameters
+
+
+def test_a_step_of_mnist28_tells_its_gradients_and_its_batch_statistics() -> None:
+    """mnist28 has batch norm in G alone, and each network fits a bucket."""
+    calls, size, parameters = run_ranks(counted_step, 2)[0]
+    norms = [layer.num_features for layer in mnist28_norms()]
+    assert norms  # else nothing of this is tested
+    # alternating with the same z: one pass of G forward, one backward; a row is count, means and squares; sums of two
+    gathered = sum(2 * channels + 1 for channels in norms)
+    summed = sum(2 * channels for channels in norms)
+    assert calls == 2 + 2 * len(norms)
+    assert size == 8 * (parameters + gathered + summed)  # float64
+
+
+def mnist28_norms() -> list[nn.BatchNorm2d]:
+    training = tiny.training(tiny.narrow("mnist28"), tiny.runtime())
+    players = (training.gan.generator, training.gan.discriminator)
+    return [layer for player in players for layer in player.plain.modules() if isinstance(layer, nn.BatchNorm2d)]
+
+
+def test_torchs_own_synchronized_layers_are_counted_by_hand() -> None:
+    layers = [nn.SyncBatchNorm(3), nn.SyncBatchNorm(5)]
+    output = torch.ones(2, requires_grad=True) * 2
+    with collectives.counted() as forward:
+        note_torchs_collectives(layers, output)
+    assert (forward.calls, forward.bytes) == (2, 4 * (7 + 11))  # mean and deviation a channel, and a count
+    with collectives.counted() as backward:
+        output.sum().backward(retain_graph=True)  # type: ignore[no-untyped-call]
+        output.sum().backward()  # type: ignore[no-untyped-call]
+    assert (backward.calls, backward.bytes) == (4, 2 * 4 * (6 + 10))  # two sums a channel, two backwards
+    with collectives.counted() as without:
+        note_torchs_collectives(layers, output.detach())
+    assert without.calls == 2
+
+
+def disagreeing() -> None:
+    collectives.check_equal({"seed": "1", "lr": "0.1" if collectives.rank() < 2 else "0.2"})
+
+
+def test_ranks_that_disagree_are_told_on_what() -> None:
+    with pytest.raises(RankError, match=r"ValueError: processes disagree on lr: 0.1 on rank 0, 0.2 on rank 2"):
+        run_ranks(disagreeing, 3)
+    disagreeing()  # one process agrees with itself
