@@ -110,7 +110,9 @@ class Training:
             if optim.on_divergence == "stop":
                 raise
             if self.rollbacks == optim.max_rollbacks:
-                raise DivergenceError(f"{error} ({self.rollbacks} rollbacks, as many as max_rollbacks allows, have not)") from None
+                raise DivergenceError(
+                    f"{error} ({self.rollbacks} rollbacks, as many as max_rollbacks allows, have not)"
+                ) from None
             self._roll_back(error)
             return False
         return True

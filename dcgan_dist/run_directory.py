@@ -19,6 +19,7 @@ from dcgan_dist.distributed import collectives
 from dcgan_dist.distributed.runtime import Runtime
 from dcgan_dist.files import write_whole
 from dcgan_dist.images import write_png
+from dcgan_dist.machine import cpu_model
 
 
 class RunDirectory:
@@ -69,7 +70,7 @@ class RunDirectory:
             "dcgan_dist": __version__,
             "python": platform.python_version(),
             "platform": platform.platform(),
-            "processor": _processor(),
+            "processor": f"{cpu_model()}, {os.cpu_count()} cores",
             "device": torch.cuda.get_device_name(runtime.device) if runtime.device.type == "cuda" else "cpu",
             "cuda": torch.version.cuda if runtime.device.type == "cuda" else None,
             "world_size": runtime.world_size,
@@ -128,14 +129,3 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
-
-
-def _processor() -> str:
-    """Model name of the CPU."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return f"{line.partition(':')[2].strip()}, {os.cpu_count()} cores"
-    except OSError:
-        pass
-    return platform.processor()

@@ -24,7 +24,7 @@ from dcgan_dist.distributed import collectives
 from dcgan_dist.distributed.draws import StepDraws, run_key
 from dcgan_dist.distributed.failure import PeerError, attended, last_words
 from dcgan_dist.distributed.launcher import launcher_disagreements
-from dcgan_dist.distributed.runtime import Runtime, start
+from dcgan_dist.distributed.runtime import Runtime, start, wait_for
 from dcgan_dist.files import write_whole
 from dcgan_dist.gan import Gan, build_gan
 from dcgan_dist.images import grid, write_png
@@ -345,8 +345,8 @@ def _dry_run(job: _Job) -> None:
     seconds = []
     for _ in range(1 + TRIAL_STEPS):
         begin = time.perf_counter()
-        scalars = training.update()
-        scalars["loss/g"].item()  # wait for the device
+        training.update()
+        wait_for(job.runtime.device)
         seconds.append(time.perf_counter() - begin)
     pace = statistics.median(seconds[1:])
     whole = timedelta(seconds=round(pace * job.total_steps))

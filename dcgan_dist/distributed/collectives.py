@@ -104,6 +104,14 @@ def sum_over_ranks(values: Tensor) -> Tensor:
     return _SumOverRanks.apply(values)  # type: ignore[no-any-return]
 
 
+def gathered(value: T) -> list[T]:
+    """The values of all ranks, by rank, on every rank; anything that can be pickled."""
+    values: list[T] = [value] * world_size()
+    if world_size() > 1:
+        dist.all_gather_object(values, value)
+    return values
+
+
 def from_main(action: Callable[[], T]) -> T:
     """What ``action`` returned on the main process, the only one to run it, on every rank.
 
@@ -133,10 +141,7 @@ def check_equal(facts: Mapping[str, str]) -> None:
     Raises:
         ValueError: on every rank, naming the first fact that differs, the first such rank, and both texts.
     """
-    if world_size() == 1:
-        return
-    ranks: list[Any] = [None] * world_size()
-    dist.all_gather_object(ranks, dict(facts))
+    ranks = gathered(dict(facts))
     for number, other in enumerate(ranks):
         for name, value in other.items():
             if value != ranks[0][name]:
@@ -157,11 +162,8 @@ def on_all(action: Callable[[], T]) -> T:
         if world_size() == 1:
             raise
         error = raised
-    if world_size() > 1:
-        errors: list[ValueError | OSError | None] = [None] * world_size()
-        dist.all_gather_object(errors, error)
-        for number, first in enumerate(errors):
-            if first is not None:
-                kind = OSError if isinstance(first, OSError) else ValueError
-                raise kind(f"rank {number}: {first}" if number else str(first))
+    for number, first in enumerate(gathered(error)):
+        if first is not None:
+            kind = OSError if isinstance(first, OSError) else ValueError
+            raise kind(f"rank {number}: {first}" if number else str(first))
     return answer

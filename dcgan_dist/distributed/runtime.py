@@ -62,6 +62,12 @@ class Runtime:
         self.accelerator.end_training()
 
 
+def wait_for(device: torch.device) -> None:
+    """Return when the device has done all that it was given; for timing, never inside a step."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 def start(compute: ComputeConfig) -> Runtime:
     """The runtime of this process: process group, device, CPU threads, kernels' settings.
 
