@@ -104,8 +104,7 @@ def _write(directory: Path, files: Mapping[str, dict[str, Tensor]], *, state: di
     target = _path(directory, state["step"])
     aside = directory / f".{target.name}.writing"
     directory.mkdir(parents=True, exist_ok=True)
-    for stale in (*directory.glob(".step-*.writing"), *directory.glob(".step-*.removing")):
-        shutil.rmtree(stale)
+    _sweep(directory)
     aside.mkdir()
     try:
         hashes = {}
@@ -121,8 +120,19 @@ def _write(directory: Path, files: Mapping[str, dict[str, Tensor]], *, state: di
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
+    tidy(directory, keep=keep)
+
+
+def tidy(directory: Path, *, keep: int) -> None:
+    """Remove all checkpoints but the newest ``keep``, and what a kill left half-written or half-removed."""
+    _sweep(directory)
     for old in _directories(directory)[:-keep]:
         shutil.rmtree(old.rename(directory / f".{old.name}.removing"))
+
+
+def _sweep(directory: Path) -> None:
+    for stale in (*directory.glob(".step-*.writing"), *directory.glob(".step-*.removing")):
+        shutil.rmtree(stale)
 
 
 def newest(directory: Path) -> tuple[Checkpoint | None, list[str]]:

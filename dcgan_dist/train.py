@@ -53,12 +53,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     except ValueError as error:
         fail(str(error))
     with attended():
-        _checked_and_run(config, runtime)
-    runtime.end()
+        _whole_job(config, runtime)
 
 
-def _checked_and_run(config: TrainConfig, runtime: Runtime) -> None:
+def _whole_job(config: TrainConfig, runtime: Runtime) -> None:
     """The whole job; whatever ends it early becomes one message and an exit code."""
+    try:
+        _prepare_and_run(config, runtime)
+    except BaseException:
+        if runtime.stop.at_once:
+            fail("stopped at once by a second Ctrl-C; --resume goes on from the newest checkpoint", code=1)
+        raise
+    finally:
+        runtime.stop.unlisten()
+
+
+def _prepare_and_run(config: TrainConfig, runtime: Runtime) -> None:
     try:
         with last_words():
             job = _prepared(config, runtime)
@@ -72,12 +82,11 @@ def _checked_and_run(config: TrainConfig, runtime: Runtime) -> None:
                 _dry_run(job)
             else:
                 _run(job)
+            runtime.end()
     except DivergenceError as error:
         fail(str(error), code=1)
     except (OSError, PeerError) as error:
         _fail_here(error)
-    except KeyboardInterrupt:
-        fail("stopped at once by a second Ctrl-C; --resume goes on from the newest checkpoint", code=1)
 
 
 def _fail_here(error: OSError | PeerError) -> NoReturn:
@@ -151,6 +160,7 @@ def _prepared(config: TrainConfig, runtime: Runtime) -> _Job:
     if resumed:
         collectives.on_all(partial(checkpoint.check_resumable, resumed, config, data_digest=loader.digest))
         collectives.on_all(partial(checkpoint.load, resumed, gan))
+        collectives.from_main(partial(checkpoint.tidy, run.checkpoints, keep=config.log.keep_checkpoints))
         if resumed.step > total_steps:
             raise ValueError(f"resume: {run.path} has done {resumed.step} steps already, {total_steps} are asked for")
         if not config.compute.threads and resumed.state["world_size"] == runtime.world_size:
@@ -232,7 +242,6 @@ def _run(job: _Job) -> None:
                 _write_last_pictures(run, tracker, step=training.step)
         if not done:
             stopped.append(f"{runtime.stop.received or 'a signal to another rank'} at step {training.step}")
-    runtime.stop.unlisten()
     if runtime.is_main:
         _say_goodbye(job, step=training.step, steps=training.step - first_step, seconds=seconds)
 

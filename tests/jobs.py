@@ -137,10 +137,17 @@ class Job:
         return self.alive() - {self.launcher.pid}
 
     def trainer(self, rank: int) -> int:
-        """The process of a rank."""
+        """The process of a rank.
+
+        Raises:
+            ProcessLookupError: when there is none.
+        """
         name = f"RANK={rank}".encode()
-        (found,) = (pid for pid in self.trainers() if name in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"))
-        return found
+        for pid in self.trainers():
+            with contextlib.suppress(OSError):  # it has just ended
+                if name in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+                    return pid
+        raise ProcessLookupError(f"no process of rank {rank}")
 
     def wait_for(self, happened: Callable[[], bool], *, seconds: float = 90.0, pause_seconds: float = 0.005) -> None:
         """Wait until something has happened, while the job runs."""
@@ -153,7 +160,7 @@ class Job:
     def wait_for_steps(self, count: int) -> None:
         self.wait_for(lambda: row_count(self.run_dir) >= count)
 
-    def seconds_to_the_end(self, *, limit_seconds: float = 90.0) -> tuple[float, float]:
+    def seconds_to_the_end(self, *, limit_seconds: float = 60.0) -> tuple[float, float]:
         """Seconds from now to the end of the last trainer and to the end of the launcher."""
         begin = time.monotonic()
         trainers = launcher = None

@@ -118,8 +118,9 @@ def _attend(store: Any, own: int, over: threading.Event) -> None:
             if over.wait(LOOK_SECONDS):
                 return
         store.set(f"dcgan_dist/alive/{own}", "")
-        if not over.wait(GRACE_SECONDS):
-            os._exit(1)
+        own_marks = [f"dcgan_dist/{kind}/{own}" for kind in ("broke", "words")]
+        if not over.wait(GRACE_SECONDS) and not any(store.check([mark]) for mark in own_marks):
+            os._exit(1)  # the main thread has noticed nothing: it is stuck
 
 
 def _leave(kind: str, text: str) -> None:

@@ -7,6 +7,7 @@ import warnings
 from dataclasses import dataclass, field
 from datetime import timedelta
 from types import FrameType
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -105,12 +106,15 @@ class StopRequest:
     """A wish to stop, from a signal, that all ranks agree on at the same step.
 
     Handlers only set a flag. Every step or every second, whichever is longer, the ranks compare flags over a gloo
-    group of their own, which never touches the device. A second Ctrl-C stops at once.
+    group of their own, which never touches the device. A second Ctrl-C stops at once, a third without a word.
     """
 
     def __init__(self, timeout: timedelta) -> None:
         self.received: str | None = None
-        """Name of the signal this process received."""
+        """Name of the signal this process received first."""
+        self.at_once = False
+        """Whether a second Ctrl-C came; Python may turn the KeyboardInterrupt it raised into another error."""
+        self._handlers: dict[signal.Signals, Any] = {}  # of before
         self._group: dist.ProcessGroup | None = None
         if collectives.world_size() > 1:
             self._group = dist.new_group(backend="gloo", timeout=timeout)  # type: ignore[assignment]
@@ -121,17 +125,22 @@ class StopRequest:
     def listen(self) -> None:
         """Take over the signals that ask a run to stop."""
         for number in STOP_SIGNALS:
-            signal.signal(number, self._receive)
+            self._handlers[number] = signal.signal(number, self._receive)
 
     def unlisten(self) -> None:
-        """Give the signals back to Python's defaults, when the run is over."""
-        for number in STOP_SIGNALS:
-            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+        """Give the signals back, when the run is over."""
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self._handlers.clear()
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        if self.received is not None and number == signal.SIGINT:
+        if number != signal.SIGINT or self.received is None:
+            self.received = self.received or signal.Signals(number).name
+        elif self.at_once:
+            os._exit(1)
+        else:
+            self.at_once = True
             raise KeyboardInterrupt
-        self.received = signal.Signals(number).name
 
     def agreed(self, step: int) -> bool:
         """Whether any rank was asked to stop; the same answer on all ranks. Call it after every step."""

@@ -25,7 +25,7 @@ def main() -> None:
             os.kill(os.getpid(), {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}[how])
         return update(training)
 
-    Training.update = fail  # type: ignore[method-assign]
+    Training.update = fail  # type: ignore[method-assign,assignment]
     train.main(flags)
 
 

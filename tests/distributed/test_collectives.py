@@ -17,7 +17,7 @@ def counted_sums() -> list[tuple[int, int]]:
         with collectives.counted() as inner:
             collectives.all_gather(torch.zeros(3, dtype=torch.float64))  # 24
             features = torch.ones(2, 2, requires_grad=True)
-            collectives.sum_over_ranks(features).sum().backward()  # type: ignore[no-untyped-call]  # 16 and 16
+            collectives.sum_over_ranks(features).sum().backward()  # 16 and 16
         found.append((inner.calls, inner.bytes))
     collectives.all_reduce(torch.zeros(100))  # nobody counts
     return [*found, (outer.calls, outer.bytes)]
@@ -63,8 +63,8 @@ def test_torchs_own_synchronized_layers_are_counted_by_hand() -> None:
         note_torchs_collectives(layers, output)
     assert (forward.calls, forward.bytes) == (2, 4 * (7 + 11))  # mean and deviation a channel, and a count
     with collectives.counted() as backward:
-        output.sum().backward(retain_graph=True)  # type: ignore[no-untyped-call]
-        output.sum().backward()  # type: ignore[no-untyped-call]
+        output.sum().backward(retain_graph=True)
+        output.sum().backward()
     assert (backward.calls, backward.bytes) == (4, 2 * 4 * (6 + 10))  # two sums a channel, two backwards
     with collectives.counted() as without:
         note_torchs_collectives(layers, output.detach())
