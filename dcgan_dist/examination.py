@@ -109,7 +109,7 @@ def _on_all(
         *rows,
         *judge_comparison(trial.compared(outcome, reference), limit=0.0 if repeats else SAME_RUN),
         *judge_digests(collectives.gathered(outcome.digest)),
-        judge_pace(outcome, reference, processes=runtime.world_size),
+        judge_pace(outcome),
     ]
 
 

@@ -56,7 +56,7 @@ class Outcome:
     """(steps, 2) of D and G, means over the global batch."""
     networks: dict[str, Tensor]
     """Parameters and running statistics of each network as one vector."""
-    step_seconds: float
+    step_seconds: float = 0.0
     """Median."""
     step_calls: int = 0
     """Collectives of one step."""
@@ -67,15 +67,13 @@ class Outcome:
 
     def save(self, path: Path) -> None:
         """Write the numbers that one process is compared by, as safetensors."""
-        seconds = torch.tensor(self.step_seconds, dtype=torch.float64)
-        save_file({"losses": self.losses, "step_seconds": seconds, **self.networks}, path)
+        save_file({"losses": self.losses, **self.networks}, path)
 
     @classmethod
     def load(cls, path: Path) -> "Outcome":
         """What ``save`` wrote."""
         tensors = load_file(path)
-        losses, seconds = tensors.pop("losses"), tensors.pop("step_seconds")
-        return cls(losses=losses, networks=tensors, step_seconds=seconds.item())
+        return cls(losses=tensors.pop("losses"), networks=tensors)
 
 
 def draw_images(config: NetworkConfig) -> Tensor:

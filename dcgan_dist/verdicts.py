@@ -178,13 +178,13 @@ def judge_digests(digests: Sequence[str]) -> list[Check]:
     return [Check("ranks", "the same bits on all")] if len(digests) > 1 else []
 
 
-def judge_pace(outcome: Outcome, reference: Outcome, *, processes: int) -> Check:
-    """How long a step took; no verdict, because the steps are few and perhaps narrow."""
-    found = f"{outcome.step_seconds * 1e3:.1f} ms"
-    if processes > 1:
-        found += f" with {outcome.step_calls} collectives; {reference.step_seconds * 1e3:.1f} ms on one process"
-    values = {"seconds": outcome.step_seconds, "seconds_on_one": reference.step_seconds}
-    return Check("step", found, values=values | {"collectives": outcome.step_calls})
+def judge_pace(outcome: Outcome) -> Check:
+    """How long a step took and what it told the others; no verdict, because the steps are few and perhaps narrow."""
+    found = (
+        f"{outcome.step_seconds * 1e3:.1f} ms, {outcome.step_calls} collectives of {outcome.step_bytes:,} bytes in all"
+    )
+    values = {"seconds": outcome.step_seconds, "collectives": outcome.step_calls, "bytes": outcome.step_bytes}
+    return Check("step", found, values=values)
 
 
 def verdict(checks: Sequence[Check], *, processes: int) -> str:

@@ -53,7 +53,7 @@ def row(checks: list[verdicts.Check], name: str) -> verdicts.Check:
 
 def outcome(losses: list[list[float]], **networks: list[float]) -> trial.Outcome:
     vectors = {name: torch.tensor(values, dtype=torch.float64) for name, values in networks.items()}
-    return trial.Outcome(losses=torch.tensor(losses, dtype=torch.float64), networks=vectors, step_seconds=0.5)
+    return trial.Outcome(losses=torch.tensor(losses, dtype=torch.float64), networks=vectors)
 
 
 # The comparison with one process
@@ -117,7 +117,6 @@ def test_an_outcome_is_saved_whole(tmp_path: Path) -> None:
     assert torch.equal(found.losses, saved.losses)
     assert found.networks.keys() == saved.networks.keys()
     assert all(torch.equal(found.networks[name], vector) for name, vector in saved.networks.items())
-    assert found.step_seconds == 0.5
 
 
 def images() -> Tensor:
