@@ -88,6 +88,15 @@ class Saver:
         }
         self._writing = self._thread.submit(_write, directory, _copies(gan), state=whole, keep=keep)
 
+    def check(self) -> None:
+        """Raise what went wrong with the last checkpoint, if that is known already; waits for nothing.
+
+        Raises:
+            OSError: as ``wait`` does.
+        """
+        if self._writing is not None and self._writing.done():
+            self.wait()
+
     def wait(self) -> None:
         """Return when the last checkpoint is on disk.
 
@@ -214,6 +223,17 @@ def load(checkpoint: Checkpoint, gan: Gan) -> None:
         load_network(checkpoint.path / "ema.safetensors", gan.average.module)
 
 
+def check_loaded(gan: Gan) -> None:
+    """Compare what all ranks have loaded; they may have read different file systems.
+
+    Raises:
+        ValueError: on every rank, naming the file that differs.
+    """
+    if collectives.world_size() > 1:
+        files = _copies(gan)
+        collectives.check_equal({f"{name}.safetensors": collectives.digest(files[name]) for name in files})
+
+
 def load_network(path: Path, network: nn.Module) -> None:
     """Load a safetensors file into ``network`` in place, keeping its device and memory format.
 
@@ -306,6 +326,7 @@ def _copied(tensors: Mapping[str, Any]) -> dict[str, Tensor]:
 def _load_optimizer(path: Path, optimizer: Optimizer) -> None:
     """Each state is copied into ``empty_like(parameter)``: fused kernels walk raw memory, so strides must agree."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    optimizer.state.clear()  # a checkpoint of step 0 has none
     for name, value in load_file(path).items():
         number, key = name.split(".")
         parameter = parameters[int(number)]

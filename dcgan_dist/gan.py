@@ -11,9 +11,10 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from dcgan_dist.config import OptimConfig, TrainConfig
+from dcgan_dist.distributed import collectives
 from dcgan_dist.distributed.batch_norm import note_torchs_collectives, synchronize
-from dcgan_dist.distributed.collectives import reduce_bucket
-from dcgan_dist.distributed.draws import Dropout, StepDraws, key_dropout
+from dcgan_dist.distributed.collectives import digest, reduce_bucket
+from dcgan_dist.distributed.draws import Dropout, StepDraws, key_dropout, run_key
 from dcgan_dist.distributed.runtime import Runtime
 from dcgan_dist.ema import Average
 from dcgan_dist.losses import LOSSES, Loss
@@ -155,8 +156,10 @@ def build_gan(config: TrainConfig, runtime: Runtime) -> Gan:
     average = None
     if optim.ema_decay:
         average = Average(_placed(generator, config, device=runtime.device), decay=optim.ema_decay)
+    weights = {"generator": generator.state_dict(), "discriminator": discriminator.state_dict()}
+    collectives.check_equal({f"the initial {name}": digest(tensors) for name, tensors in weights.items()})
     lr_d = optim.lr * optim.lr_ratio
-    return Gan(
+    gan = Gan(
         config=config,
         device=runtime.device,
         generator=_player(generator, config, runtime=runtime, lr=optim.lr, lr_decay=optim.lr_decay_g),
@@ -164,6 +167,35 @@ def build_gan(config: TrainConfig, runtime: Runtime) -> Gan:
         loss=LOSSES[config.losses.loss],
         average=average,
     )
+    if runtime.world_size > 1:
+        _settle_buckets(gan, rows=runtime.rows(config.images.batch_size))
+    return gan
+
+
+def _settle_buckets(gan: Gan, *, rows: tuple[int, int]) -> None:
+    """Make one pass through both networks that leaves nothing behind but the layout of their gradient buckets.
+
+    DistributedDataParallel arranges them anew after its first backward, and the place in a bucket decides in which
+    order three and more ranks are added up. A resumed run must not take a step with the first arrangement.
+    """
+    buffers = [buffer for player in (gan.generator, gan.discriminator) for buffer in player.plain.buffers()]
+    before = [buffer.clone() for buffer in buffers]
+    draws = StepDraws(
+        key=run_key(gan.config.seed, gan.device),
+        step=0,
+        batch_size=gan.config.images.batch_size,
+        start=rows[0],
+        stop=rows[1],
+        dtype=gan.dtype,
+    )
+    fake = gan.generate(gan.latent(draws, "z"), draws=draws)
+    gan.generator.backward(fake.mean())
+    logits = gan.discriminate(fake.detach(), draws=draws, dropout="dropout_fake")
+    gan.discriminator.backward(logits.mean())
+    for player in (gan.generator, gan.discriminator):
+        player.optimizer.zero_grad(set_to_none=True)
+    for buffer, value in zip(buffers, before, strict=True):
+        buffer.copy_(value)
 
 
 def _placed(network: nn.Module, config: TrainConfig, *, device: torch.device) -> nn.Module:

@@ -22,7 +22,7 @@ from dcgan_dist.steps import STEPS
 from dcgan_dist.tracking import Tracker
 
 NEVER = 2**62
-"""A step that does not come."""
+"""A time that does not come."""
 
 
 class DivergenceError(Exception):
@@ -78,12 +78,14 @@ class Training:
             gan.average.update(gan.generator.plain)
         self.step += 1
 
-        self._note_bad(torch.stack([scalars["loss/d"], scalars["loss/g"]]).isfinite())
+        finite = {name: value.isfinite() for name, value in scalars.items()}
+        spoilt_by_fakes = finite["score/real"] & ~finite["score/fake"]  # G's fault, not D's
+        self._note_bad(torch.stack([finite["loss/d"] | spoilt_by_fakes, finite["loss/g"]]), when=2 * self.step)
         return scalars
 
-    def _note_bad(self, finite: Tensor) -> None:
-        """Remember the first step after which D or G (in this order) was not finite."""
-        self._first_bad = torch.where(finite, self._first_bad, self._first_bad.clamp(max=self.step))
+    def _note_bad(self, finite: Tensor, *, when: int) -> None:
+        """Remember when D or G (in this order) was first not finite: 2 k in step k's losses, 2 k + 1 in its weights."""
+        self._first_bad = torch.where(finite, self._first_bad, self._first_bad.clamp(max=when))
 
     def check(self) -> None:
         """Stop on all ranks if a loss of any rank or a weight is not a number; before anything reaches disk.
@@ -91,11 +93,12 @@ class Training:
         Raises:
             DivergenceError: naming network and step.
         """
-        self._note_bad(torch.stack([self.gan.discriminator.is_finite(), self.gan.generator.is_finite()]))
+        weights = torch.stack([self.gan.discriminator.is_finite(), self.gan.generator.is_finite()])
+        self._note_bad(weights, when=2 * self.step + 1)
         first = collectives.all_reduce(self._first_bad.clone(), torch.distributed.ReduceOp.MIN).tolist()
         if min(first) < NEVER:
             name = "discriminator" if first[0] <= first[1] else "generator"
-            raise DivergenceError(f"the {name} is not finite since step {min(first)}; a lower lr may help")
+            raise DivergenceError(f"the {name} is not finite since step {min(first) // 2}; a lower lr may help")
 
     def is_sound(self) -> bool:
         """True when ``check`` finds nothing; False after a rollback to the last checkpoint, when the config wants it.
@@ -122,7 +125,9 @@ class Training:
         found, told = collectives.from_main(partial(checkpoint.newest, self.run.checkpoints))
         assert found is not None, "train saves a checkpoint before the first step"
         collectives.on_all(partial(checkpoint.load, found, self.gan))
+        checkpoint.check_loaded(self.gan)
         self.step = found.step
+        self.runtime.stop.rewound()
         self.rollbacks += 1
         optim = self.gan.config.optim
         factor = optim.rollback_lr_factor**self.rollbacks  # the same rate would diverge again: runs repeat
@@ -130,7 +135,7 @@ class Training:
             player.lr_factor = factor
         self._first_bad.fill_(NEVER)
         self.tracker.rewind(found.state["metrics_bytes"])
-        self.run.forget_samples(after=self.step)
+        collectives.from_main(partial(self.run.forget_samples, after=self.step))
         self.clock.start(self.step)
         for sentence in told:
             self.tracker.say(sentence)
@@ -141,6 +146,7 @@ class Training:
 
     def log(self, scalars: Mapping[str, Tensor]) -> None:
         """Read the step's scalars, means over the global batch, and hand them to the tracker."""
+        self._saver.check()
         stacked = torch.stack(list(scalars.values())).double()
         means = (collectives.all_reduce(stacked) / self.runtime.world_size).tolist()
         batch_size = self.gan.config.images.batch_size

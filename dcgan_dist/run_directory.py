@@ -53,11 +53,10 @@ class RunDirectory:
         return [(int(path.stem.removeprefix("step-")), path) for path in sorted(self.samples.glob("step-*.png"))]
 
     def forget_samples(self, *, after: int) -> None:
-        """Remove the sample grids of steps past ``after``, which are to be made again; the main process does it."""
-        if collectives.rank() == 0:
-            for step, path in self.sample_grids():
-                if step > after:
-                    path.unlink()
+        """Remove the sample grids of steps past ``after``, which are to be made again. Main process only."""
+        for step, path in self.sample_grids():
+            if step > after:
+                path.unlink()
 
     def set_status(self, state: str, reason: str = "") -> None:
         """Write status.json: running, done, stopped or failed, and why."""

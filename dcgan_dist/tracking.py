@@ -25,7 +25,7 @@ WIDE = 100
 WANDB_MODES = ("online", "offline", "disabled")
 WANDB_START_SECONDS = 20
 """A server that has not answered by then is done without."""
-WANDB_FINISH_SECONDS = 60
+WANDB_FINISH_SECONDS = 20
 """What has not been uploaded by then stays on disk, for wandb sync."""
 
 

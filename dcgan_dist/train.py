@@ -1,11 +1,10 @@
 """One training run: ``accelerate launch -m dcgan_dist.train --config configs/RECIPE.yaml --data SHARDS``."""
 
 import contextlib
-import hashlib
 import resource
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -14,7 +13,6 @@ from typing import NoReturn
 
 import torch
 from rich.console import Console
-from torch import Tensor
 
 from dcgan_dist import checkpoint
 from dcgan_dist.cli import fail, is_first_process, parse, tell, to_yaml
@@ -58,6 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _whole_job(config: TrainConfig, runtime: Runtime) -> None:
     """The whole job; whatever ends it early becomes one message and an exit code."""
+    runtime.stop.listen()
     try:
         _prepare_and_run(config, runtime)
     except BaseException:
@@ -74,7 +73,9 @@ def _prepare_and_run(config: TrainConfig, runtime: Runtime) -> None:
             job = _prepared(config, runtime)
     except ValueError as error:
         fail(str(error))
-    except (OSError, PeerError) as error:
+    except OSError as error:  # the same on all ranks
+        fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), code=1)
+    except PeerError as error:
         _fail_here(error)
     try:
         with last_words():
@@ -137,6 +138,8 @@ def _prepared(config: TrainConfig, runtime: Runtime) -> _Job:
         raise ValueError(f"give exactly one of {', '.join(LENGTHS)}; recipes have theirs, see configs/")
     if config.log.tracker == "wandb":
         collectives.from_main(check_wandb_mode)
+    settings = checkpoint.config_dict(config).items()
+    collectives.check_equal({name: str(value) for name, value in settings if name != "data"})
     rows = runtime.rows(config.images.batch_size)
     for sentence in (*without_effect(config), *launcher_disagreements(config.compute)):
         console.print(f"warning: {sentence}")
@@ -145,7 +148,7 @@ def _prepared(config: TrainConfig, runtime: Runtime) -> _Job:
         partial(open_loader, config.images, config.network, seed=config.seed, rows=rows, device=runtime.device)
     )
     total_steps = config.steps(loader.image_count)
-    _check_ranks_agree(config, gan, loader, device=runtime.device)
+    _check_first_batch(config, gan, loader, device=runtime.device)
 
     resumed = None
     if config.run.dry_run:
@@ -153,6 +156,8 @@ def _prepared(config: TrainConfig, runtime: Runtime) -> _Job:
     else:
         opened = partial(open_run, config.run.run_dir, recipe=config.recipe, resume=config.run.resume)
         run = collectives.from_main(opened)
+        if runtime.is_main:
+            run.requeue.unlink(missing_ok=True)  # a start that fails must not be queued again
     if config.run.resume:
         resumed, told = collectives.from_main(partial(checkpoint.newest, run.checkpoints))
         told = told if resumed else [f"resume: no checkpoint in {run.path}, starting at step 0"]
@@ -160,7 +165,7 @@ def _prepared(config: TrainConfig, runtime: Runtime) -> _Job:
     if resumed:
         collectives.on_all(partial(checkpoint.check_resumable, resumed, config, data_digest=loader.digest))
         collectives.on_all(partial(checkpoint.load, resumed, gan))
-        collectives.from_main(partial(checkpoint.tidy, run.checkpoints, keep=config.log.keep_checkpoints))
+        checkpoint.check_loaded(gan)
         if resumed.step > total_steps:
             raise ValueError(f"resume: {run.path} has done {resumed.step} steps already, {total_steps} are asked for")
         if not config.compute.threads and resumed.state["world_size"] == runtime.world_size:
@@ -168,6 +173,9 @@ def _prepared(config: TrainConfig, runtime: Runtime) -> _Job:
     needed = PROFILE_WARMUP + config.run.profile
     if config.run.profile and total_steps - (resumed.step if resumed else 0) < needed:
         raise ValueError(f"profile {config.run.profile} needs {needed} steps: {PROFILE_WARMUP} come before the trace")
+    if resumed:
+        collectives.from_main(partial(checkpoint.tidy, run.checkpoints, keep=config.log.keep_checkpoints))
+        collectives.from_main(partial(run.forget_samples, after=resumed.step))
     return _Job(
         config=changed(config, {"loader": "resident", "threads": torch.get_num_threads()}),
         runtime=runtime,
@@ -180,41 +188,24 @@ def _prepared(config: TrainConfig, runtime: Runtime) -> _Job:
     )
 
 
-def _check_ranks_agree(config: TrainConfig, gan: Gan, loader: Loader, *, device: torch.device) -> None:
-    """Compare what the ranks are about to train: settings, weights, and z and images of the first batch.
+def _check_first_batch(config: TrainConfig, gan: Gan, loader: Loader, *, device: torch.device) -> None:
+    """Compare what the ranks are about to train on: images, and the z and positions of the first batch.
 
     Raises:
         ValueError: on every rank, naming the first thing that differs and the ranks.
     """
-    if collectives.world_size() == 1:
-        return
     batch_size = config.images.batch_size
     draws = StepDraws(
         key=run_key(config.seed, device), step=0, batch_size=batch_size, start=0, stop=batch_size, dtype=gan.dtype
     )
-    collectives.check_equal(
-        {name: str(value) for name, value in checkpoint.config_dict(config).items() if name != "data"}
-        | {
-            "the generator's weights": _hash(gan.generator.plain.state_dict().values()),
-            "the discriminator's weights": _hash(gan.discriminator.plain.state_dict().values()),
-            "z of the first batch": _hash([gan.latent(draws, "z")]),
-            "the images": loader.digest,
-            "positions of the first batch": _hash([torch.from_numpy(loader.positions(0))]),
-        }
-    )
-
-
-def _hash(tensors: Iterable[Tensor]) -> str:
-    digest = hashlib.sha256()
-    for tensor in tensors:
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
+    first = {"z": gan.latent(draws, "z"), "positions": torch.from_numpy(loader.positions(0))}
+    told = {f"{name} of the first batch": collectives.digest({name: values}) for name, values in first.items()}
+    collectives.check_equal({"the images": loader.digest, **told})
 
 
 def _run(job: _Job) -> None:
     """Train, and leave a run directory."""
     runtime, console, run, resumed = job.runtime, job.console, job.run, job.resumed
-    runtime.stop.listen()
     with _status(run, runtime) as stopped:
         run_id = resumed.state["run_id"] if resumed else collectives.from_main(new_run_id)
         first_step = resumed.step if resumed else 0
@@ -267,7 +258,6 @@ def _status(run: RunDirectory, runtime: Runtime) -> Iterator[list[str]]:
     """Keep status.json true: done after the block, unless it raises or says in the list why it stopped."""
     stopped: list[str] = []
     if runtime.is_main:
-        run.requeue.unlink(missing_ok=True)
         run.set_status("running")
     try:
         yield stopped

@@ -12,10 +12,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from PIL import Image
+from torch import Tensor
 
 from dcgan_dist import sample, shard, tracking, train
+from dcgan_dist.loop import Training
 from tests.shared import REPOSITORY
 
 LOGGED = ("loss/d", "loss/g", "score/real", "score/fake")
@@ -252,6 +255,58 @@ def test_a_rolled_back_run_resumes_with_its_lower_rate(flower_shards: Path, tmp_
     train.main(["--resume", f"--run_dir={parts}", "--max_steps=8"])
     assert losses(parts) == losses(whole)
     assert generator_bytes(parts, 8) == generator_bytes(whole, 8)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "rmsprop"])
+def test_a_rollback_to_step_0_forgets_what_the_optimizers_knew(
+    optimizer: str, flower_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    update = Training.update
+    spoilt: list[int] = []
+
+    def spoil_once(training: Training) -> dict[str, Tensor]:
+        if training.step == 2 and not spoilt:
+            spoilt.append(training.step)
+            with torch.no_grad():
+                training.gan.discriminator.parameters[0].fill_(torch.nan)
+        return update(training)
+
+    monkeypatch.setattr(Training, "update", spoil_once)
+    settings = {"optimizer": optimizer, "on_divergence": "rollback", "checkpoint_every": 100, "sample_every": 100}
+    train.main(flags(flower_shards, tmp_path / "run", **settings))
+    assert spoilt == [2]
+    assert [row["step"] for row in rows(tmp_path / "run")] == [1, 2, 3, 4, 5, 6]
+    state = json.loads((tmp_path / "run" / "checkpoints" / "step-00000006" / "state.json").read_text())
+    assert state["rollbacks"] == 1
+
+
+def test_the_network_that_spoilt_the_other_is_named(
+    flower_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    update = Training.update
+
+    def spoil(training: Training) -> dict[str, Tensor]:
+        if training.step == 2:
+            with torch.no_grad():
+                training.gan.generator.parameters[0].fill_(torch.nan)
+        return update(training)
+
+    monkeypatch.setattr(Training, "update", spoil)
+    message = refused(flags(flower_shards, tmp_path / "run", log_every=6, checkpoint_every=6), capsys, code=1)
+    assert "the generator is not finite since step 3" in message  # D's loss is no number since then either
+
+
+def test_a_ctrl_c_after_another_signal_is_the_first(flower_shards: Path, tmp_path: Path) -> None:
+    def both(*_: object, **__: object) -> bool:
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGINT)
+        return False
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "train", both)
+        patch.setattr(train, "_write_last_pictures", lambda *_, **__: None)
+        train.main(flags(flower_shards, tmp_path / "run"))
+    assert status(tmp_path / "run") == {"state": "stopped", "reason": "SIGTERM at step 0"}
 
 
 def test_rollbacks_have_an_end(flower_shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -34,7 +34,7 @@ class PeerError(Exception):
     def __init__(self, message: str, *, first_left: bool) -> None:
         super().__init__(message)
         self.first_left = first_left
-        """Whether this is the lowest of the ranks that are left: the one to say it."""
+        """Whether this is the first of the ranks that are left to know: the one to say it."""
 
 
 @contextlib.contextmanager
@@ -96,15 +96,14 @@ def _peer_error(error: BaseException) -> PeerError:
         return PeerError("rank 0 died: the store of the process group went with it", first_left=own == 1)
     if words:  # they have said so themselves, on their own standard error
         return PeerError("; ".join(f"rank {rank}: {text}" for rank, text in sorted(words.items())), first_left=False)
-    left = alive
     if silent := ranks - alive:
         message = f"{_named(silent)} died without a word (killed? out of memory?) or is stopped"
     elif stuck := ranks - broke:
-        left = broke
         message = f"{_named(stuck)} hangs: the others have waited for it until the timeout"
     else:
         message = f"the network between the ranks failed: {error}"
-    return PeerError(message, first_left=own == min(left))
+    first = _get_default_store().add("dcgan_dist/told", 1) == 1  # whoever knows first: it may be the only one that can
+    return PeerError(message, first_left=first)
 
 
 def _named(ranks: set[int]) -> str:

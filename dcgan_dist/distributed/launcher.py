@@ -36,7 +36,7 @@ def check_world_size(world_size: int) -> None:
         if number != world_size:
             here = "1 process runs alone" if world_size == 1 else f"{world_size} processes run together"
             remedy = UNDER_SRUN if _in_srun() else ON_ONE_MACHINE.format(number=number)
-            alone = f"\nIf each process is meant as a run of its own, export {EXPECTED}=1" if world_size == 1 else ""
+            alone = f"\nIf {here} as it should, export {EXPECTED}={world_size}"
             raise ValueError(f"{who} asks for {number} processes, but {here} here; {remedy}{alone}")
 
 

@@ -105,7 +105,7 @@ def start(compute: ComputeConfig) -> Runtime:
 class StopRequest:
     """A wish to stop, from a signal, that all ranks agree on at the same step.
 
-    Handlers only set a flag. Every step or every second, whichever is longer, the ranks compare flags over a gloo
+    Handlers set a flag. Every step or every second, whichever is longer, the ranks compare flags over a gloo
     group of their own, which never touches the device. A second Ctrl-C stops at once, a third without a word.
     """
 
@@ -114,6 +114,7 @@ class StopRequest:
         """Name of the signal this process received first."""
         self.at_once = False
         """Whether a second Ctrl-C came; Python may turn the KeyboardInterrupt it raised into another error."""
+        self._interrupts = 0  # Ctrl-C received
         self._handlers: dict[signal.Signals, Any] = {}  # of before
         self._group: dist.ProcessGroup | None = None
         if collectives.world_size() > 1:
@@ -134,13 +135,19 @@ class StopRequest:
         self._handlers.clear()
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        if number != signal.SIGINT or self.received is None:
-            self.received = self.received or signal.Signals(number).name
-        elif self.at_once:
-            os._exit(1)
-        else:
+        self.received = self.received or signal.Signals(number).name
+        if number != signal.SIGINT:
+            return
+        self._interrupts += 1
+        if self._interrupts == 2:
             self.at_once = True
             raise KeyboardInterrupt
+        if self._interrupts > 2:
+            os._exit(1)
+
+    def rewound(self) -> None:
+        """The run goes on from an earlier step: compare again at the next one."""
+        self._last_step, self._next_check = None, 0
 
     def agreed(self, step: int) -> bool:
         """Whether any rank was asked to stop; the same answer on all ranks. Call it after every step."""

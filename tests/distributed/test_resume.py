@@ -134,7 +134,7 @@ def test_a_run_goes_on_at_another_number_of_processes(runs: Runs, before: int, a
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-@pytest.mark.parametrize("world_size", [1, 2])
+@pytest.mark.parametrize("world_size", [1, 2, 4])
 def test_a_run_goes_on_to_the_bit_at_the_same_number(runs: Runs, world_size: int, name: str) -> None:
     for whole, found in zip(runs.whole(world_size), runs.resumed(world_size, world_size), strict=True):
         expected = whole[name][1]
