@@ -278,7 +278,7 @@ def test_nan_in_weights_is_found_and_stays_found(network: str) -> None:
         weight.view(-1)[0] = math.nan
     for _ in range(2):
         training.update()
-        with pytest.raises(DivergenceError, match=r"^the discriminator is not finite since step 3; a lower lr"):
+        with pytest.raises(DivergenceError, match=rf"^the {network} is not finite since step 3; a lower lr"):
             training.check()
 
 
