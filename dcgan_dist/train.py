@@ -226,8 +226,12 @@ def _run(job: _Job) -> None:
                 rollbacks=resumed.state["rollbacks"] if resumed else 0,
             )
             begin = time.monotonic()
-            with last_words(), _profiled(job) as after_step:  # before W&B takes its time to finish
-                done = train(training, after_step=after_step)
+            try:
+                with last_words(), _profiled(job) as after_step:
+                    done = train(training, after_step=after_step)
+            except BaseException as error:
+                _note_failure(run, runtime, error)  # before W&B takes its time to finish
+                raise
             seconds = time.monotonic() - begin
             if runtime.is_main:
                 _write_last_pictures(run, tracker, step=training.step)
@@ -262,15 +266,20 @@ def _status(run: RunDirectory, runtime: Runtime) -> Iterator[list[str]]:
     try:
         yield stopped
     except BaseException as error:
-        if runtime.is_main or (isinstance(error, PeerError) and error.first_left):
-            reason = str(error) if isinstance(error, PeerError) else f"{type(error).__name__}: {error}"
-            with contextlib.suppress(OSError):  # a full disk, perhaps
-                run.set_status("failed", reason)
+        _note_failure(run, runtime, error)
         raise
     if runtime.is_main:
         if stopped:
             write_whole(run.requeue, b"")
         run.set_status("stopped" if stopped else "done", *stopped)
+
+
+def _note_failure(run: RunDirectory, runtime: Runtime, error: BaseException) -> None:
+    """Say in status.json why the run failed: the main process does, or who is the first to know of another's end."""
+    if runtime.is_main or (isinstance(error, PeerError) and error.first_left):
+        reason = str(error) if isinstance(error, PeerError) else f"{type(error).__name__}: {error}"
+        with contextlib.suppress(OSError):  # a full disk, perhaps
+            run.set_status("failed", reason)
 
 
 def _write_first_files(job: _Job) -> None:

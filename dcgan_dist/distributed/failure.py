@@ -8,6 +8,7 @@ them, whatever the main thread waits for. Whoever does not answer has ended with
 
 import contextlib
 import os
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -82,6 +83,9 @@ def _is_of_a_collective(error: BaseException) -> bool:
 def _peer_error(error: BaseException) -> PeerError:
     """Who failed, from the marks of all ranks."""
     ranks, own = set(range(collectives.world_size())), collectives.rank()
+    silence = threading.Timer(GRACE_SECONDS, _give_up)  # a store whose process is frozen answers nothing, without end
+    silence.daemon = True
+    silence.start()
     try:
         _leave("broke", "")
         deadline = time.monotonic() + PATIENCE_SECONDS
@@ -94,16 +98,25 @@ def _peer_error(error: BaseException) -> PeerError:
         alive = {rank for rank in ranks if _mark("alive", rank) is not None} | broke
     except RuntimeError:
         return PeerError("rank 0 died: the store of the process group went with it", first_left=own == 1)
+    finally:
+        silence.cancel()
     if words:  # they have said so themselves, on their own standard error
         return PeerError("; ".join(f"rank {rank}: {text}" for rank, text in sorted(words.items())), first_left=False)
     if silent := ranks - alive:
         message = f"{_named(silent)} died without a word (killed? out of memory?) or is stopped"
     elif stuck := ranks - broke:
-        message = f"{_named(stuck)} hangs: the others have waited for it until the timeout"
+        verb, whom = ("hangs", "it") if len(stuck) == 1 else ("hang", "them")
+        message = f"{_named(stuck)} {verb}: the others have waited for {whom} until the timeout"
     else:
         message = f"the network between the ranks failed: {error}"
     first = _get_default_store().add("dcgan_dist/told", 1) == 1  # whoever knows first: it may be the only one that can
     return PeerError(message, first_left=first)
+
+
+def _give_up() -> None:
+    """End this process, whatever its main thread waits for."""
+    print("error: a rank failed, and the process that could say which one does not answer", file=sys.stderr, flush=True)
+    os._exit(1)
 
 
 def _named(ranks: set[int]) -> str:

@@ -17,6 +17,9 @@ from dcgan_dist.config import ComputeConfig
 EXPECTED = "DCGAN_EXPECT_WORLD_SIZE"
 """Environment variable with the number of processes that a launch script means to start; it overrules all guesses."""
 
+MPI_SIZES = ("OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+"""What mpirun exports; PMI_SIZE is srun's too."""
+
 ON_ONE_MACHINE = """start it with
   torchrun --standalone --nproc_per_node {number} -m dcgan_dist.train ...
 or with
@@ -51,6 +54,10 @@ def _asked_for() -> Iterator[tuple[int, str]]:
         return
     if "WORLD_SIZE" in environment:
         yield int(environment["WORLD_SIZE"]), f"WORLD_SIZE={environment['WORLD_SIZE']}"
+    elif "TORCHELASTIC_RUN_ID" not in environment:
+        for name in MPI_SIZES:
+            if name in environment:
+                yield int(environment[name]), f"mpirun ({name}={environment[name]})"
     if _in_srun():
         tasks = int(environment["SLURM_STEP_NUM_TASKS"])
         launcher = "TORCHELASTIC_RUN_ID" in environment  # between srun and this process

@@ -9,7 +9,14 @@ import pytest
 from dcgan_dist.distributed import launcher
 from tests import jobs
 
-VARIABLES = ("WORLD_SIZE", "LOCAL_WORLD_SIZE", "TORCHELASTIC_RUN_ID", "SLURM_STEP_NUM_TASKS", launcher.EXPECTED)
+VARIABLES = (
+    "OMPI_COMM_WORLD_SIZE",
+    "WORLD_SIZE",
+    "LOCAL_WORLD_SIZE",
+    "TORCHELASTIC_RUN_ID",
+    "SLURM_STEP_NUM_TASKS",
+    launcher.EXPECTED,
+)
 TORCHRUN = ["/usr/bin/python3", "/opt/bin/torchrun"]
 ACCELERATE = ["/usr/bin/python3", "/opt/bin/accelerate", "launch"]
 TRAIN = ["-m", "dcgan_dist.train", "--batch_size", "8"]
@@ -45,6 +52,7 @@ FITTING = {
     "accelerate by its config file": (1, [*ACCELERATE, *TRAIN], {}),
     "srun starts the ranks": (4, ["slurmstepd"], {"WORLD_SIZE": "4", "SLURM_STEP_NUM_TASKS": "4"}),
     "batch script": (1, ["/bin/bash", "job.sh"], {}),
+    "mpirun with ranks by hand": (4, ["orted"], {"OMPI_COMM_WORLD_SIZE": "4", "WORLD_SIZE": "4"}),
     "a script of the user's": (1, ["python", "sweep.py", "--num_processes", "2"], {}),
 }
 
@@ -68,6 +76,7 @@ MISTAKEN = {
     "each alone": (1, [*TORCHRUN, "--nproc_per_node=2", *TRAIN], ELASTIC_2, "WORLD_SIZE=2 asks for 2 processes"),
     "torchrun": (1, [*TORCHRUN, "--nproc_per_node=3", *TRAIN], {}, "torchrun --nproc_per_node 3 asks for 3"),
     "nodes apart": (2, [*TORCHRUN, "--nproc_per_node=2", "--nnodes=3"], {}, "--nproc_per_node 2 --nnodes 3 asks for 6"),
+    "mpirun, each alone": (1, ["orted"], {"OMPI_COMM_WORLD_SIZE": "4"}, "mpirun (OMPI_COMM_WORLD_SIZE=4) asks for 4"),
     "srun, each alone": (1, ["slurmstepd"], {"SLURM_STEP_NUM_TASKS": "4"}, "srun with 4 tasks asks for 4 processes"),
     "srun, each node alone": (
         2,
