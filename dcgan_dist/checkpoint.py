@@ -26,7 +26,9 @@ from dcgan_dist.files import sha256_of, sync, write_whole
 from dcgan_dist.gan import Gan, Player
 
 FORMAT = 2
-MAY_DIFFER = frozenset({*LENGTHS, *(name for name, _ in leaves(LogConfig())), "data", "loader", "threads", "timeout"})
+MAY_DIFFER = frozenset(
+    {*LENGTHS, *(name for name, _ in leaves(LogConfig())), "data", "loader", "threads", "timeout"}
+) - {"sample_count"}
 """Settings that a resumed run may change. ``data`` is a path; the images themselves are compared by their index."""
 
 
@@ -62,8 +64,7 @@ class Saver:
     def save(self, directory: Path, gan: Gan, *, step: int, state: Mapping[str, Any], keep: int) -> None:
         """Copy all that is trained, then write ``directory/step-N`` whole or not at all, and keep the newest ``keep``.
 
-        A step that is there already is left as it is: it has the same state. Only the main process writes, because
-        every process has the same weights and statistics.
+        Only the main process writes, because every process has the same weights and statistics.
 
         Args:
             directory: the run's ``checkpoints``.
@@ -76,7 +77,7 @@ class Saver:
             OSError: when the checkpoint before this one could not be written, naming its file.
         """
         self.wait()
-        if collectives.rank() != 0 or _path(directory, step).exists():
+        if collectives.rank() != 0:
             return
         whole = {
             "format": FORMAT,
@@ -110,7 +111,7 @@ class Saver:
 
 def _write(directory: Path, files: Mapping[str, dict[str, Tensor]], *, state: dict[str, Any], keep: int) -> None:
     """Write the checkpoint of ``state["step"]`` aside, fsync it, rename it, then remove all but the newest ``keep``."""
-    target = _path(directory, state["step"])
+    target = directory / f"step-{state['step']:08d}"
     aside = directory / f".{target.name}.writing"
     directory.mkdir(parents=True, exist_ok=True)
     _sweep(directory)
@@ -294,10 +295,6 @@ def _digest(state: Mapping[str, Any]) -> str:
 
 def _players(gan: Gan) -> dict[str, Player]:
     return {"generator": gan.generator, "discriminator": gan.discriminator}
-
-
-def _path(directory: Path, step: int) -> Path:
-    return directory / f"step-{step:08d}"
 
 
 def _copies(gan: Gan) -> dict[str, dict[str, Tensor]]:

@@ -16,14 +16,18 @@ from dcgan_dist.cli import is_first_process
 from dcgan_dist.config import TrainConfig, changed
 from dcgan_dist.distributed import collectives
 from dcgan_dist.distributed.failure import PeerError, attended, last_words
-from dcgan_dist.distributed.launcher import check_world_size, end_with_launcher, launcher_disagreements
+from dcgan_dist.distributed.launcher import (
+    check_world_size,
+    end_with_launcher,
+    launched_processes,
+    launcher_disagreements,
+)
 from dcgan_dist.distributed.runtime import Runtime, start
 from dcgan_dist.loop import DivergenceError
 from dcgan_dist.probe import Facts
 from dcgan_dist.trial import Outcome
 from dcgan_dist.verdicts import (
     Check,
-    counted,
     judge_comparison,
     judge_digests,
     judge_facts,
@@ -31,6 +35,7 @@ from dcgan_dist.verdicts import (
     judge_pace,
     verdict,
 )
+from dcgan_dist.words import counted
 
 STEPS = 20
 SECONDS = 15.0
@@ -42,7 +47,7 @@ SAME_RUN = 1e-9
 def examine(config: TrainConfig, *, steps: int | None, directory: Path, as_json: bool) -> bool:
     """Whether all is well, the same on every rank; one process prints what was found."""
     say = Console(stderr=True, quiet=not is_first_process(), soft_wrap=True, highlight=False, markup=False).print
-    processes = trial.launched_processes()
+    processes = launched_processes()
     shared = changed(config, {"batch_size": shareable(config.images.batch_size, processes)})
     reference: Outcome | Check | None = None
     try:
@@ -74,7 +79,7 @@ def examine(config: TrainConfig, *, steps: int | None, directory: Path, as_json:
             rows += _on_all(shared, runtime, reference=reference, own_batch_size=config.images.batch_size)
             fit = collectives.from_main(lambda: _print_report(rows, ranks=ranks, as_json=as_json))
     except PeerError as error:
-        if error.first_left:
+        if error.is_teller:
             _print_report([Check("processes", str(error), "WRONG")], ranks=[], as_json=as_json)
         return False
     runtime.end()

@@ -122,10 +122,13 @@ class Training:
 
     def _roll_back(self, error: DivergenceError) -> None:
         self.wait_for_checkpoint()
-        found, told = collectives.from_main(partial(checkpoint.newest, self.run.checkpoints))
-        assert found is not None, "train saves a checkpoint before the first step"
-        collectives.on_all(partial(checkpoint.load, found, self.gan))
-        checkpoint.check_loaded(self.gan)
+        try:
+            found, told = collectives.from_main(partial(checkpoint.newest, self.run.checkpoints))
+            assert found is not None, "train saves a checkpoint before the first step"
+            collectives.on_all(partial(checkpoint.load, found, self.gan))
+            checkpoint.check_loaded(self.gan)
+        except ValueError as lost:
+            raise DivergenceError(f"{error}, and there is nothing to go back to: {lost}") from None
         self.step = found.step
         self.runtime.stop.rewound()
         self.rollbacks += 1

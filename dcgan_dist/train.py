@@ -32,6 +32,7 @@ from dcgan_dist.pictures import plot_losses, write_progress
 from dcgan_dist.run_directory import RunDirectory, new_run_id, open_run
 from dcgan_dist.summary import summary
 from dcgan_dist.tracking import ConsoleSink, JsonLines, Tracker, WandbSink, check_wandb_mode
+from dcgan_dist.words import counted
 
 TRIAL_STEPS = 5
 """Steps that --dry_run times, after one to warm up."""
@@ -93,7 +94,7 @@ def _prepare_and_run(config: TrainConfig, runtime: Runtime) -> None:
 def _fail_here(error: OSError | PeerError) -> NoReturn:
     """End the process with exit code 1; the message comes from the rank that met the error, or one of those left."""
     if isinstance(error, PeerError):
-        if error.first_left:
+        if error.is_teller:
             tell(str(error))
     else:
         tell(f"{error.filename}: {error.strerror}" if error.filename else str(error))
@@ -276,7 +277,7 @@ def _status(run: RunDirectory, runtime: Runtime) -> Iterator[list[str]]:
 
 def _note_failure(run: RunDirectory, runtime: Runtime, error: BaseException) -> None:
     """Say in status.json why the run failed: the main process does, or who is the first to know of another's end."""
-    if runtime.is_main or (isinstance(error, PeerError) and error.first_left):
+    if runtime.is_main or (isinstance(error, PeerError) and error.is_teller):
         reason = str(error) if isinstance(error, PeerError) else f"{type(error).__name__}: {error}"
         with contextlib.suppress(OSError):  # a full disk, perhaps
             run.set_status("failed", reason)
@@ -309,9 +310,6 @@ def _profiled(job: _Job) -> Iterator[Callable[[], None]]:
 
 
 def _headline(job: _Job) -> str:
-    def counted(number: int, thing: str) -> str:
-        return f"{number:,} {thing}" + ("" if number == 1 else "es" if thing.endswith("s") else "s")
-
     config, runtime, loader = job.config, job.runtime, job.loader
     fast = runtime.device.type == "cuda" and not config.compute.deterministic
     batches = f"{counted(job.total_steps, 'step')} of {config.images.batch_size} images"

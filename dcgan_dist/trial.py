@@ -1,7 +1,6 @@
 """The first steps of a run twice, on all processes and on one, and how far they are apart."""
 
 import contextlib
-import hashlib
 import math
 import os
 import signal
@@ -10,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,6 +26,7 @@ from dcgan_dist.data.order import Order
 from dcgan_dist.data.synthetic import draw_flower
 from dcgan_dist.data.transforms import with_channels
 from dcgan_dist.distributed import collectives
+from dcgan_dist.distributed.launcher import without_launcher
 from dcgan_dist.distributed.runtime import Runtime, start, wait_for
 from dcgan_dist.gan import Gan, build_gan
 from dcgan_dist.loop import Training
@@ -39,13 +39,6 @@ CONFIG, OUTCOME = "config.yaml", "outcome.safetensors"
 FEWEST_STEPS = 2
 REFERENCE_SHARE = 0.9
 """Share of the process group's time limit that one process may take while the others wait for it."""
-
-WORLD_SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")  # in Accelerate's order
-LAUNCHER_NAMES = ("RANK", "WORLD_SIZE", "FORK_LAUNCHED", "DCGAN_EXPECT_WORLD_SIZE")
-LAUNCHER_PREFIXES = (
-    *("ACCELERATE_", "GROUP_", "LOCAL_", "MASTER_", "MPI_", "MV2_", "OMPI_", "PET_", "PMI", "ROLE_", "SLURM_"),
-    "TORCHELASTIC_",
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +121,9 @@ def outcome(
         step_seconds=statistics.median(seconds),
         step_calls=traffic.calls,
         step_bytes=traffic.bytes,
-        digest=_digest(modules),
+        digest=collectives.digest(
+            {f"{name}.{key}": value for name, module in modules.items() for key, value in module.state_dict().items()}
+        ),
     )
 
 
@@ -175,28 +170,14 @@ class ReferenceRunError(Exception):
     """There is no run on one process to compare with, and why."""
 
 
-def _main(directory: str, steps: str, seconds: str) -> None:
+def _main(directory: str, *, steps: int, seconds: float) -> None:
     """The part of ``on_one_process`` that runs in the process of its own."""
     config = changed(TrainConfig(), read_yaml(Path(directory) / CONFIG))
     runtime = start(config.compute)
     images = draw_images(config.network)
-    done = outcome(config, runtime, images=images, steps=int(steps), seconds_in_all=float(seconds))
+    done = outcome(config, runtime, images=images, steps=steps, seconds_in_all=seconds)
     done.save(Path(directory) / OUTCOME)
     runtime.end()
-
-
-def launched_processes() -> int:
-    """How many processes the launcher's variables say there are."""
-    return next((int(os.environ[name]) for name in WORLD_SIZES if name in os.environ), 1)
-
-
-def without_launcher(environment: Mapping[str, str]) -> dict[str, str]:
-    """``environment`` as a process has it that no launcher started."""
-    return {
-        name: value
-        for name, value in environment.items()
-        if name == "ACCELERATE_USE_CPU" or not (name in LAUNCHER_NAMES or name.startswith(LAUNCHER_PREFIXES))
-    }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -238,13 +219,5 @@ def _vector(module: nn.Module) -> Tensor:
     return torch.cat([value.detach().flatten().double().cpu() for value in values])
 
 
-def _digest(modules: dict[str, nn.Module]) -> str:
-    digest = hashlib.sha256()
-    for module in modules.values():
-        for value in module.state_dict().values():
-            digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
 if __name__ == "__main__":
-    _main(*sys.argv[1:])
+    _main(sys.argv[1], steps=int(sys.argv[2]), seconds=float(sys.argv[3]))

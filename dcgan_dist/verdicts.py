@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from dcgan_dist.probe import LARGE_BYTES, SMALL_BYTES, Facts, Network, bus_bandwidth
 from dcgan_dist.trial import Comparison, Outcome
+from dcgan_dist.words import counted
 
 OPEN_FILES = 128
 OPEN_FILES_PER_RANK = 4
@@ -214,8 +215,3 @@ def _who(ranks: Sequence[Facts]) -> str:
 def _listed(numbers: Sequence[int]) -> str:
     shown = ", ".join(map(str, numbers[:4])) + (f" and {len(numbers) - 4} more" if len(numbers) > 4 else "")
     return f"rank {shown}" if len(numbers) == 1 else f"ranks {shown}"
-
-
-def counted(number: int, thing: str) -> str:
-    """The number with its noun: 1 process, 2 processes."""
-    return f"{number:,} {thing}" + ("" if number == 1 else "es" if thing.endswith("s") else "s")

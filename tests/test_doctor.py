@@ -18,6 +18,7 @@ from dcgan_dist import doctor, examination, probe, trial, verdicts
 from dcgan_dist.cli import to_yaml
 from dcgan_dist.config import TrainConfig, changed
 from dcgan_dist.distributed.failure import PeerError
+from dcgan_dist.distributed.launcher import without_launcher
 from tests import tiny
 from tests.shared import REPOSITORY
 
@@ -260,7 +261,7 @@ def test_nothing_of_a_launcher_is_left_for_the_run_of_one() -> None:
     launched = ["RANK", "WORLD_SIZE", "LOCAL_RANK", "GROUP_RANK", "ROLE_NAME", "MASTER_ADDR", "TORCHELASTIC_RUN_ID"]
     launched += ["ACCELERATE_MIXED_PRECISION", "SLURM_PROCID", "PMI_SIZE", "PMIX_RANK", "OMPI_COMM_WORLD_SIZE"]
     launched += ["MV2_COMM_WORLD_SIZE", "MPI_LOCALRANKID", "DCGAN_EXPECT_WORLD_SIZE"]
-    assert trial.without_launcher(kept | dict.fromkeys(launched, "1")) == kept
+    assert without_launcher(kept | dict.fromkeys(launched, "1")) == kept
 
 
 def test_a_full_disk_is_no_run_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -327,7 +328,7 @@ def test_a_rank_that_dies_is_not_fit(
     monkeypatch: pytest.MonkeyPatch, recipe: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def broken(*args: Any, **kwargs: Any) -> None:
-        raise PeerError("rank 1 died or hangs", first_left=True)
+        raise PeerError("rank 1 died or hangs", is_teller=True)
 
     monkeypatch.setattr(trial, "on_one_process", lambda *args, **kwargs: outcome([[1.0, 1.0]]))
     monkeypatch.setattr(probe, "facts", broken)
@@ -371,7 +372,7 @@ def launched(program: list[str], *arguments: str) -> subprocess.CompletedProcess
     """Two processes under torchrun."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     command = [*launcher, *program, "--steps=3", "--json", *arguments]
-    environment = trial.without_launcher(os.environ)
+    environment = without_launcher(os.environ)
     return subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=120)
 
 

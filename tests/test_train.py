@@ -19,32 +19,17 @@ from torch import Tensor
 
 from dcgan_dist import sample, shard, tracking, train
 from dcgan_dist.loop import Training
+from tests import jobs
+from tests.jobs import rows, status
 from tests.shared import REPOSITORY
 
 LOGGED = ("loss/d", "loss/g", "score/real", "score/fake")
 
 
 def flags(shards: Path, run_dir: Path, **settings: object) -> list[str]:
-    """Arguments of a run of a few steps, architecture 1 at a sixth of its width."""
-    values: dict[str, object] = {
-        "config": REPOSITORY / "configs" / "flowers17-arch1.yaml",
-        "data": shards,
-        "run_dir": run_dir,
-        "base_channels": 4,
-        "batch_size": 8,
-        "max_steps": 6,
-        "log_every": 1,
-        "sample_every": 3,
-        "sample_count": 9,
-        "checkpoint_every": 4,
-        "threads": 1,
-        "tracker": "none",
-    }
-    return [f"--{name}={value}" for name, value in (values | settings).items()]
-
-
-def rows(run_dir: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    """Arguments of a run of a few steps."""
+    few = {"ema_decay": 0, "max_steps": 6, "sample_every": 3, "sample_count": 9, "checkpoint_every": 4}
+    return jobs.flags(shards, run_dir, **(few | settings))
 
 
 def losses(run_dir: Path) -> list[list[float]]:
@@ -53,10 +38,6 @@ def losses(run_dir: Path) -> list[list[float]]:
 
 def generator_bytes(run_dir: Path, step: int) -> bytes:
     return (run_dir / "checkpoints" / f"step-{step:08d}" / "generator.safetensors").read_bytes()
-
-
-def status(run_dir: Path) -> dict[str, str]:
-    return json.loads((run_dir / "status.json").read_text())  # type: ignore[no-any-return]
 
 
 def refused(arguments: list[str], capsys: pytest.CaptureFixture[str], *, code: int = 2) -> str:
@@ -344,6 +325,51 @@ def test_resume_of_a_run_longer_than_asked_for_is_refused(
     assert "has done 6 steps already, 4 are asked for" in message
     assert status(finished)["state"] == "done"
     assert not (finished / "requeue").exists()
+
+
+def test_a_start_that_fails_is_not_queued_again(
+    flower_shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_dir = tmp_path / "run"
+    train.main(flags(flower_shards, run_dir, max_steps=4))
+    (run_dir / "requeue").touch()  # as if it had been stopped
+    refused([*flags(flower_shards, run_dir, batch_size=4), "--resume"], capsys)
+    assert not (run_dir / "requeue").exists()
+
+
+def test_a_signal_before_the_first_step_stops_the_run(
+    flower_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = train.open_loader
+
+    def slowly(*args: Any, **kwargs: Any) -> Any:
+        signal.raise_signal(signal.SIGUSR2)
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(train, "open_loader", slowly)
+    train.main(flags(flower_shards, tmp_path / "run"))
+    assert status(tmp_path / "run") == {"state": "stopped", "reason": "SIGUSR2 at step 0"}
+    assert (tmp_path / "run" / "requeue").exists()
+    assert signal.getsignal(signal.SIGUSR2) == signal.SIG_DFL
+
+
+def test_a_rollback_that_finds_no_whole_checkpoint_is_one_message(
+    flower_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    update = Training.update
+
+    def spoil(training: Training) -> dict[str, Tensor]:
+        if training.step == 2:
+            training.wait_for_checkpoint()
+            (training.run.checkpoints / "step-00000000" / "generator.safetensors").unlink()
+            with torch.no_grad():
+                training.gan.generator.parameters[0].fill_(torch.nan)
+        return update(training)
+
+    monkeypatch.setattr(Training, "update", spoil)
+    message = refused(flags(flower_shards, tmp_path / "run", on_divergence="rollback"), capsys, code=1)
+    assert "the generator is not finite since step 3" in message
+    assert "nothing to go back to: resume: no checkpoint in" in message
 
 
 def test_resume_of_what_is_not_a_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

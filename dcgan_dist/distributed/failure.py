@@ -1,17 +1,19 @@
 """What a rank says when it fails, and how the others learn which one it was.
 
 A collective only says that some connection broke, or that time is up, and not even that to every rank: the others go
-on waiting. So the ranks leave marks in the store that their process group was started with. A rank that fails leaves
-its last words, a rank whose collective broke says so, and in each process a thread looks for such marks and answers
-them, whatever the main thread waits for. Whoever does not answer has ended without a word.
+on waiting. So the ranks use the store that their process group was started with. In each process a thread counts there
+to show that the process is alive, whatever the main thread waits for. A rank that fails leaves its last words, a rank
+whose collective broke says so, and whoever has stopped counting has ended without a word.
 """
 
 import contextlib
+import math
 import os
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch.distributed as dist
@@ -19,12 +21,14 @@ from torch.distributed.distributed_c10d import _get_default_store
 
 from dcgan_dist.distributed import collectives
 
-LOOK_SECONDS = 0.5
-"""How often a process looks for marks of trouble."""
+BEAT_SECONDS = 1.0
+"""How often a process shows that it is alive and looks for trouble."""
+SILENCE_SECONDS = 10.0
+"""A process that has shown nothing for so long is trouble by itself."""
 PATIENCE_SECONDS = 4.0
 """How long a rank whose collective broke waits for what the others have to say."""
-GRACE_SECONDS = 15.0
-"""A process that still waits in a collective so long after the first mark of trouble is ended."""
+GRACE_SECONDS = 12.0
+"""A process whose main thread has noticed nothing so long after the first sign of trouble is ended."""
 
 TROUBLE = "dcgan_dist/trouble"
 
@@ -32,22 +36,22 @@ TROUBLE = "dcgan_dist/trouble"
 class PeerError(Exception):
     """Another rank has failed: which one, and why."""
 
-    def __init__(self, message: str, *, first_left: bool) -> None:
+    def __init__(self, message: str, *, is_teller: bool) -> None:
         super().__init__(message)
-        self.first_left = first_left
+        self.is_teller = is_teller
         """Whether this is the first of the ranks that are left to know: the one to say it."""
 
 
 @contextlib.contextmanager
 def attended() -> Iterator[None]:
-    """Answer other ranks' marks of trouble during the block, and end the process if it is stuck because of them.
+    """Show the other ranks that this process is alive during the block, and end it when another one's end has stuck it.
 
     Every rank needs it for ``last_words`` to blame the right one.
     """
     over = threading.Event()
     if collectives.world_size() > 1:
-        arguments = (_get_default_store(), collectives.rank(), over)
-        threading.Thread(target=_attend, args=arguments, name="dcgan_dist.failure", daemon=True).start()
+        attend = partial(_attend, _get_default_store(), own=collectives.rank(), over=over)
+        threading.Thread(target=attend, name="dcgan_dist.failure", daemon=True).start()
     try:
         yield
     finally:
@@ -82,35 +86,35 @@ def _is_of_a_collective(error: BaseException) -> bool:
 
 def _peer_error(error: BaseException) -> PeerError:
     """Who failed, from the marks of all ranks."""
-    ranks, own = set(range(collectives.world_size())), collectives.rank()
+    store, own = _get_default_store(), collectives.rank()
+    ranks = set(range(collectives.world_size()))
     silence = threading.Timer(GRACE_SECONDS, _give_up)  # a store whose process is frozen answers nothing, without end
     silence.daemon = True
     silence.start()
     try:
         _leave("broke", "")
-        deadline = time.monotonic() + PATIENCE_SECONDS
+        beats, deadline = _beats(store), time.monotonic() + PATIENCE_SECONDS
         while True:
-            words = {rank: text for rank in ranks if (text := _mark("words", rank)) is not None}
-            broke = {rank for rank in ranks if _mark("broke", rank) is not None}
+            words, broke = _marks(store, "words"), set(_marks(store, "broke"))
             if words or broke == ranks or time.monotonic() > deadline:
                 break
-            time.sleep(LOOK_SECONDS / 5)
-        alive = {rank for rank in ranks if _mark("alive", rank) is not None} | broke
+            time.sleep(BEAT_SECONDS / 10)
+        if words:  # they have said so themselves, on their own standard error
+            told = "; ".join(f"rank {rank}: {text}" for rank, text in sorted(words.items()))
+            return PeerError(told, is_teller=False)
+        silent = _unchanged(beats, _beats(store)) - broke
+        if silent:
+            message = _death(silent)
+        elif stuck := ranks - broke:
+            verb, whom = ("hangs", "it") if len(stuck) == 1 else ("hang", "them")
+            message = f"{_named(stuck)} {verb}: the others have waited for {whom} until the timeout"
+        else:
+            message = f"the network between the ranks failed: {error}"
+        return PeerError(message, is_teller=_tells(store))
     except RuntimeError:
-        return PeerError("rank 0 died: the store of the process group went with it", first_left=own == 1)
+        return PeerError("rank 0 died: the store of the process group went with it", is_teller=own == 1)
     finally:
         silence.cancel()
-    if words:  # they have said so themselves, on their own standard error
-        return PeerError("; ".join(f"rank {rank}: {text}" for rank, text in sorted(words.items())), first_left=False)
-    if silent := ranks - alive:
-        message = f"{_named(silent)} died without a word (killed? out of memory?) or is stopped"
-    elif stuck := ranks - broke:
-        verb, whom = ("hangs", "it") if len(stuck) == 1 else ("hang", "them")
-        message = f"{_named(stuck)} {verb}: the others have waited for {whom} until the timeout"
-    else:
-        message = f"the network between the ranks failed: {error}"
-    first = _get_default_store().add("dcgan_dist/told", 1) == 1  # whoever knows first: it may be the only one that can
-    return PeerError(message, first_left=first)
 
 
 def _give_up() -> None:
@@ -123,25 +127,61 @@ def _named(ranks: set[int]) -> str:
     return " and ".join(f"rank {rank}" for rank in sorted(ranks))
 
 
-def _attend(store: Any, own: int, over: threading.Event) -> None:
-    """The thread's work."""
+def _death(ranks: set[int]) -> str:
+    return f"{_named(ranks)} died without a word (killed? out of memory?) or is stopped"
+
+
+def _attend(store: Any, *, own: int, over: threading.Event) -> None:
+    """The thread's work: count, watch the next rank's count, and end the process when it is stuck in trouble."""
+    next_rank = (own + 1) % collectives.world_size()
+    seen, seen_at = 0, time.monotonic()
+    trouble_at, then = math.inf, [0]
     with contextlib.suppress(RuntimeError):  # the store has gone; the main thread will notice the rest
-        while not store.check([TROUBLE]):
-            if over.wait(LOOK_SECONDS):
-                return
-        store.set(f"dcgan_dist/alive/{own}", "")
-        own_marks = [f"dcgan_dist/{kind}/{own}" for kind in ("broke", "words")]
-        if not over.wait(GRACE_SECONDS) and not any(store.check([mark]) for mark in own_marks):
-            os._exit(1)  # the main thread has noticed nothing: it is stuck
+        while not over.wait(BEAT_SECONDS):
+            store.add(_key("beat", own), 1)
+            now, beats = time.monotonic(), store.add(_key("beat", next_rank), 0)
+            if beats == 0 or beats != seen:
+                seen, seen_at = beats, now
+            elif now - seen_at > SILENCE_SECONDS:
+                store.set(TROUBLE, "")
+            if trouble_at == math.inf and store.check([TROUBLE]):
+                trouble_at, then = now, _beats(store)
+            if now - trouble_at > GRACE_SECONDS and not {own} & {*_marks(store, "words"), *_marks(store, "broke")}:
+                silent = _unchanged(then, _beats(store))
+                if silent or _marks(store, "words") or _marks(store, "broke"):
+                    if silent and _tells(store):
+                        print(f"error: {_death(silent)}", file=sys.stderr, flush=True)
+                    os._exit(1)
+                trouble_at = math.inf  # a false alarm: all are alive, and nobody has failed
 
 
 def _leave(kind: str, text: str) -> None:
+    """Leave this rank's mark."""
     store = _get_default_store()
-    store.set(f"dcgan_dist/{kind}/{collectives.rank()}", text)
+    store.set(_key(kind, collectives.rank()), text)
     store.set(TROUBLE, "")
 
 
-def _mark(kind: str, rank: int) -> str | None:
-    """The text of a rank's mark, None without one."""
-    store, key = _get_default_store(), f"dcgan_dist/{kind}/{rank}"
-    return store.get(key).decode() if store.check([key]) else None
+def _marks(store: Any, kind: str) -> dict[int, str]:
+    """The texts of all ranks that have left a mark of this kind."""
+    ranks = range(collectives.world_size())
+    return {rank: store.get(_key(kind, rank)).decode() for rank in ranks if store.check([_key(kind, rank)])}
+
+
+def _beats(store: Any) -> list[int]:
+    """How far each rank has counted."""
+    return [store.add(_key("beat", rank), 0) for rank in range(collectives.world_size())]
+
+
+def _unchanged(then: list[int], now: list[int]) -> set[int]:
+    """Ranks that have not counted on."""
+    return {rank for rank, (before, after) in enumerate(zip(then, now, strict=True)) if before == after}
+
+
+def _tells(store: Any) -> bool:
+    """Whether this is the first process to know who failed; it may be the only one that can tell."""
+    return bool(store.add("dcgan_dist/told", 1) == 1)
+
+
+def _key(kind: str, rank: int) -> str:
+    return f"dcgan_dist/{kind}/{rank}"

@@ -9,7 +9,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from dcgan_dist.config import ComputeConfig
@@ -19,7 +19,13 @@ EXPECTED = "DCGAN_EXPECT_WORLD_SIZE"
 
 MPI_SIZES = ("OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 """What mpirun exports; PMI_SIZE is srun's too."""
-
+WORLD_SIZES = ("WORLD_SIZE", "PMI_SIZE", *MPI_SIZES)  # in Accelerate's order
+LAUNCHER_NAMES = ("RANK", "WORLD_SIZE", "FORK_LAUNCHED", EXPECTED)
+LAUNCHER_PREFIXES = (
+    *("ACCELERATE_", "GROUP_", "LOCAL_", "MASTER_", "MPI_", "MV2_", "OMPI_", "PET_", "PMI", "ROLE_", "SLURM_"),
+    "TORCHELASTIC_",
+)
+"""Variables by which a launcher tells a process what it is one of."""
 ON_ONE_MACHINE = """start it with
   torchrun --standalone --nproc_per_node {number} -m dcgan_dist.train ...
 or with
@@ -99,6 +105,20 @@ def _parent() -> list[str]:
         return Path(f"/proc/{os.getppid()}/cmdline").read_bytes().decode(errors="replace").split("\0")
     except OSError:
         return []
+
+
+def launched_processes() -> int:
+    """How many processes the launcher's variables say there are."""
+    return next((int(os.environ[name]) for name in WORLD_SIZES if name in os.environ), 1)
+
+
+def without_launcher(environment: Mapping[str, str]) -> dict[str, str]:
+    """``environment`` as a process has it that no launcher started."""
+    return {
+        name: value
+        for name, value in environment.items()
+        if name == "ACCELERATE_USE_CPU" or not (name in LAUNCHER_NAMES or name.startswith(LAUNCHER_PREFIXES))
+    }
 
 
 def launcher_disagreements(compute: ComputeConfig) -> list[str]:

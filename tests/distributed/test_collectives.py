@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from dcgan_dist import checkpoint
 from dcgan_dist.distributed import collectives
 from dcgan_dist.distributed.batch_norm import note_torchs_collectives
 from tests import tiny
@@ -79,3 +80,44 @@ def test_ranks_that_disagree_are_told_on_what() -> None:
     with pytest.raises(RankError, match=r"ValueError: processes disagree on lr: 0.1 on rank 0, 0.2 on rank 2"):
         run_ranks(disagreeing, 3)
     disagreeing()  # one process agrees with itself
+
+
+def built_from_other_seeds() -> None:
+    tiny.training(tiny.narrow("mnist28", seed=collectives.rank()), tiny.runtime())
+
+
+def test_ranks_that_begin_with_other_weights_are_found() -> None:
+    with pytest.raises(RankError, match=r"ValueError: processes disagree on the initial generator: \w+ on rank 0, "):
+        run_ranks(built_from_other_seeds, 2)
+
+
+def loaded_something_else(what: str) -> None:
+    gan = tiny.training(tiny.narrow("mnist28", ema_decay=0.9), tiny.runtime()).gan
+    checkpoint.check_loaded(gan)
+    assert gan.average is not None
+    if collectives.rank() == 1:
+        network = {"generator": gan.generator.plain, "ema": gan.average.module}[what]
+        with torch.no_grad():
+            next(network.parameters()).view(-1)[0] += 1
+    checkpoint.check_loaded(gan)
+
+
+@pytest.mark.parametrize("what", ["generator", "ema"])
+def test_ranks_that_loaded_other_files_are_found(what: str) -> None:
+    with pytest.raises(RankError, match=rf"ValueError: processes disagree on {what}.safetensors"):
+        run_ranks(loaded_something_else, 2, what)
+
+
+def agreed_after_going_back() -> tuple[bool, bool, bool]:
+    stop = tiny.runtime().stop
+    stop.agreed(10**6)  # at the pace of a million steps in no time, the next look is far away
+    stop.agreed(2 * 10**6)
+    if collectives.rank() == 0:
+        stop.received = "SIGTERM"
+    soon = stop.agreed(5)
+    stop.rewound()
+    return soon, stop.agreed(5), stop.agreed(6)
+
+
+def test_signals_are_heard_at_once_after_a_rollback() -> None:
+    assert run_ranks(agreed_after_going_back, 2) == [(False, True, True)] * 2

@@ -1,6 +1,8 @@
 """One rank of four dies, raises or hangs: the job ends soon, and says which rank and why."""
 
+import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -8,8 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
+from torch.distributed.distributed_c10d import _get_default_store
 
+from dcgan_dist.distributed import collectives
+from dcgan_dist.distributed.failure import GRACE_SECONDS, SILENCE_SECONDS, TROUBLE, attended
 from tests import jobs
+from tests.distributed.ranks import RankError, run_ranks
 from tests.shared import REPOSITORY
 
 PROCESSES = 4
@@ -81,3 +88,48 @@ def test_a_rank_that_hangs_is_ended_by_the_timeout(how: str, rank: int, flower_s
     assert found.errors == [f"error: {reason}"]
     assert found.status == {"state": "failed", "reason": reason}
     assert 10 < found.seconds < 10 + 60  # torchrun gives a stopped process 30 s before it kills it
+
+
+# A rank that stops while nobody waits in a collective, as with NCCL, where waiting for the device raises nothing
+
+
+def stops_while_the_others_compute(directory: Path) -> None:
+    (directory / str(collectives.rank())).write_text(str(os.getpid()))
+    with attended():
+        if collectives.rank() == 1:
+            time.sleep(3)
+            os.kill(os.getpid(), signal.SIGSTOP)
+        time.sleep(100)
+
+
+@pytest.mark.slow
+def test_a_rank_that_falls_silent_ends_the_others_too(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    begin = time.monotonic()
+    with pytest.raises(RankError, match="rank [02] died"):
+        run_ranks(stops_while_the_others_compute, 3, tmp_path)
+    assert 3 + SILENCE_SECONDS < time.monotonic() - begin < 3 + 30
+
+
+def works_without_a_collective_for_long() -> str:
+    with attended():
+        time.sleep(SILENCE_SECONDS + GRACE_SECONDS + 6 if collectives.rank() == 0 else 1)
+        collectives.all_reduce(torch.zeros(1))
+    return "well"
+
+
+@pytest.mark.slow
+def test_a_rank_that_only_takes_its_time_is_left_alone() -> None:
+    assert run_ranks(works_without_a_collective_for_long, 3) == ["well"] * 3
+
+
+def raises_a_false_alarm() -> str:
+    with attended():
+        if collectives.rank() == 0:
+            _get_default_store().set(TROUBLE, "")
+        time.sleep(GRACE_SECONDS + 6)
+    return "well"
+
+
+@pytest.mark.slow
+def test_a_false_alarm_ends_nobody() -> None:
+    assert run_ranks(raises_a_false_alarm, 3) == ["well"] * 3
