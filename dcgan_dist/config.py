@@ -154,6 +154,10 @@ class DataConfig:
     """Real images a step, over all processes together."""
     shuffle_window: int = 16
     """Shards whose images are mixed with each other; each epoch shuffles the shards as well."""
+    classes: str = ""
+    """Train on these classes alone: names as dcgan-shard info lists them, a comma between them; empty for all."""
+    subset_size: int = 0
+    """Train on this many images alone: the first in the shards, of the chosen classes, whatever the seed; 0 for all."""
     flip: bool = False
     """Mirror half of the real images, chosen anew each time they are seen."""
     loader: Literal["auto", "resident"] = "auto"
@@ -163,6 +167,7 @@ class DataConfig:
         if self.batch_size < 2:
             raise ValueError(f"batch_size must be at least 2, because of batch statistics, got {self.batch_size}")
         _positive("shuffle_window", self.shuffle_window)
+        _not_negative("subset_size", self.subset_size)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,9 +20,12 @@ from rich.table import Table
 from rich.text import Text
 
 from dcgan_dist.data.convert import UnreadableImagesError, claimed, convert
+from dcgan_dist.data.errors import DamagedError
+from dcgan_dist.data.members import printable
 from dcgan_dist.data.shards import FORMAT, Index, Settings, read_index, read_rows, verify
-from dcgan_dist.data.sources import SOURCES, Request, Source
-from dcgan_dist.data.transforms import MAX_PIXELS, Crop, Resize, Target
+from dcgan_dist.data.sources import SOURCES, Option, Request, Source, SourceSet, Subset
+from dcgan_dist.data.subset import names_in
+from dcgan_dist.data.transforms import MAX_PIXELS, Crop, Format, Resize, Target
 from dcgan_dist.images import grid, write_png
 from dcgan_dist.machine import cores
 
@@ -31,8 +34,13 @@ PLAIN_LINE_SECONDS = 10
 SHEET_PER_CLASS = 8
 SHEET_CLASSES = 24
 SHEET_NAME = "contact-sheet.png"
-CROP_HELP = "none: the whole image, squashed to the square (default); center: the square in its middle"
+SHOWN_CLASSES = 200
+CROP_HELP = (
+    "none: the whole image, squashed to the square (default); center: the square in its middle; square: the whole "
+    "image in its own shape, padded with black to a square"
+)
 RESIZE_HELP = "area: mean of what a pixel covers (default); bilinear: plain, without smoothing; lanczos"
+FORMAT_HELP = "of the images in the shards: png (default) and webp lose nothing, jpg (quality 95) does"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -41,26 +49,35 @@ def main(argv: Sequence[str] | None = None) -> None:
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that it cleans up as Ctrl-C does
     try:
         arguments.run(arguments)
+    except DamagedError as error:
+        _fail(str(error), 1)
     except ValueError as error:
         _fail(str(error), 2)
     except UnreadableImagesError as error:
-        lines = [f"{image.name}: {image.reason}" for image in error.skipped]
-        _fail("\n  ".join([f"{error}; there is no index (--skip-bad leaves them out):", *lines]), 1)
+        state = "there is no index (--skip-bad leaves them out)"
+        if error.finished:
+            state = f"{arguments.out} is finished without them and stays so (--skip-bad says that this is meant)"
+        _fail(f"{error}; {state}:", 1, *(f"{image.name}: {image.reason}" for image in error.skipped))
     except BrokenProcessPool:
         _fail("a worker process died (out of memory?); run again, with fewer --workers", 1)
     except MemoryError:
         _fail("out of memory; fewer --workers need less", 1)
     except OSError as error:
-        _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), 1)
+        _fail(f"{error.filename}: {error.strerror or error}" if error.filename else str(error), 1)
     except KeyboardInterrupt:
         _fail("interrupted; the shards that were finished are kept, the same command goes on from there", 130)
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
-def _fail(message: str, code: int) -> NoReturn:
-    print(f"{PROGRAM}: error: {message}", file=sys.stderr)
+def _fail(message: str, code: int, *lines: str) -> NoReturn:
+    print("\n  ".join(printable(line) for line in (f"{PROGRAM}: error: {message}", *lines)), file=sys.stderr)
     sys.exit(code)
+
+
+def _say(line: str) -> None:
+    """Print a line in which names that somebody else has chosen may stand."""
+    print(printable(line))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -102,11 +119,13 @@ def _parser() -> argparse.ArgumentParser:
 def _add_source(command: argparse.ArgumentParser, source: Source) -> None:
     """The arguments of a conversion."""
     add = command.add_argument
-    for name, text in source.inputs.items():
-        add(name, type=Path, metavar=name.upper(), help=text)
+    if source.inputs:
+        add("files", type=Path, nargs="+", metavar="FILE", help=source.inputs)
+    else:
+        command.set_defaults(files=[])
     add("--out", type=Path, required=True, metavar="DIR", help="directory to write; its name names the shards")
-    for name, (default, text) in source.options.items():
-        add(f"--{name}", type=int, default=default, metavar="N", help=f"{text} (default {default})")
+    for name, option in source.options.items():
+        _add_option(command, name, option)
     add("--size", type=_positive, default=64, metavar="N", help="height and width, pixels (default 64)")
     add("--gray", action="store_true", help="one channel instead of RGB")
     if source.decodes:
@@ -117,10 +136,25 @@ def _add_source(command: argparse.ArgumentParser, source: Source) -> None:
         )
     else:
         command.set_defaults(crop="none", resize="area", skip_bad=False)
+    add("--format", choices=get_args(Format), default="png", help=FORMAT_HELP)
+    add("--classes", type=names_in, default=(), metavar="NAME,NAME", help="these classes alone (default all)")
+    add("--limit", type=_positive, default=0, metavar="N", help="N images alone, drawn at random (default all)")
+    add("--subset-seed", type=int, metavar="N", help="seed of that draw (default 0)")
     add("--shard-images", type=_positive, default=512, metavar="N", help="images a shard (default 512)")
     add("--shuffle-seed", type=int, default=0, metavar="N", help="seed of the order in the shards (default 0)")
     add("--workers", type=_positive, default=cores(), metavar="N", help=f"processes (default all cores, {cores()})")
     add("--quiet", action="store_true", help="print nothing but errors")
+
+
+def _add_option(command: argparse.ArgumentParser, name: str, option: Option) -> None:
+    """An option of one source."""
+    text = f"{option.help} (default {option.default})"
+    if isinstance(option.default, int):
+        command.add_argument(f"--{name}", type=int, default=option.default, metavar="N", help=text)
+    elif option.choices:
+        command.add_argument(f"--{name}", choices=option.choices, default=option.default, help=text)
+    else:
+        command.add_argument(f"--{name}", default=option.default, metavar="NAME", help=text)
 
 
 def _positive(text: str) -> int:
@@ -140,15 +174,12 @@ def _convert(name: str, arguments: argparse.Namespace) -> None:
     """Convert one source."""
     began = time.monotonic()
     source = SOURCES[name]
-    inputs = tuple(getattr(arguments, key) for key in source.inputs)
     values = {key: getattr(arguments, key) for key in source.options}
-    target = Target(arguments.size, 1 if arguments.gray else 3, arguments.crop, arguments.resize)
-    if target.size < source.smallest_size:
-        raise ValueError(f"--size: {name} needs at least {source.smallest_size}, got {target.size}")
-    if target.size**2 > MAX_PIXELS:
-        raise ValueError(f"--size: an image must have at most {MAX_PIXELS:,} pixels, got {target.size} x {target.size}")
+    target = Target(arguments.size, 1 if arguments.gray else 3, arguments.crop, arguments.resize, arguments.format)
+    subset = Subset(arguments.classes, arguments.limit, arguments.subset_seed or 0)
+    _check_arguments(name, arguments)
     with claimed(arguments.out) as scratch:
-        found = source.open(Request(inputs, values, scratch))
+        found = subset.of(source.open(Request(tuple(arguments.files), values, scratch)))
         settings = Settings(
             format=FORMAT,
             name=arguments.out.resolve().name,
@@ -160,7 +191,10 @@ def _convert(name: str, arguments: argparse.Namespace) -> None:
             target=target,
             shuffle_seed=arguments.shuffle_seed,
             shard_images=arguments.shard_images,
+            subset=subset,
         )
+        if not arguments.quiet:
+            _print_source(found, grey=source.grey and not arguments.gray)
         with _progress(len(found.records), quiet=arguments.quiet) as report:
             index, converted = convert(
                 found.records,
@@ -171,24 +205,48 @@ def _convert(name: str, arguments: argparse.Namespace) -> None:
                 report=report,
             )
     if not arguments.quiet:
-        _print_summary(index, converted, found.notes, seconds=time.monotonic() - began)
+        _print_summary(index, converted, seconds=time.monotonic() - began)
 
 
-def _print_summary(index: Index, converted: int, notes: Sequence[str], *, seconds: float) -> None:
+def _check_arguments(name: str, arguments: argparse.Namespace) -> None:
+    """Raise ValueError at what argparse cannot know."""
+    smallest, size = SOURCES[name].smallest_size, arguments.size
+    if size < smallest:
+        raise ValueError(f"--size: {name} needs at least {smallest}, got {size}")
+    if size**2 > MAX_PIXELS:
+        raise ValueError(f"--size: an image must have at most {MAX_PIXELS:,} pixels, got {size} x {size}")
+    if arguments.subset_seed is not None and not arguments.limit:
+        raise ValueError(f"--subset-seed {arguments.subset_seed} has no effect without --limit")
+    out = arguments.out.resolve()
+    for path in arguments.files:
+        if path.is_dir() and out.is_relative_to(path.resolve()):
+            raise ValueError(f"--out {arguments.out}: must not lie in {path}, from which the images are read")
+
+
+def _print_source(found: SourceSet, *, grey: bool) -> None:
+    """What was found, before the work begins."""
+    for file in found.files:
+        if file.known:
+            _say(f"{file.name}: {file.known}")
+    for note in found.notes:
+        _say(note)
+    if grey:
+        _say("these images are grey: --gray makes shards of one channel, a third of the memory in training")
+
+
+def _print_summary(index: Index, converted: int, *, seconds: float) -> None:
     contents = index.contents
-    for note in notes:
-        print(note)
     if contents.skipped:
-        print(f"skipped images that cannot be read, listed in the index: {len(contents.skipped):,}")
+        _say(f"skipped images that cannot be read, listed in the index: {len(contents.skipped):,}")
         for image in contents.skipped:
-            print(f"  {image.name}: {image.reason}")
+            _say(f"  {image.name}: {image.reason}")
     if converted == 0:
-        print(f"nothing to do: {index.directory} is whole")
+        _say(f"nothing to do: {index.directory} is whole")
     else:
         rate = f"converted {converted:,} images in {seconds:.1f} s, {converted / seconds:,.0f} images/s"
-        print(f"{rate}, {_megabytes(index)} in {len(contents.shards):,} shards")
-    print(f"{contents.images:,} images, {len(contents.settings.classes):,} classes: {index.directory}")
-    print(f"next: {PROGRAM} info {index.directory}")
+        _say(f"{rate}, {_megabytes(index)} in {len(contents.shards):,} shards")
+    _say(f"{contents.images:,} images, {len(contents.settings.classes):,} classes: {index.directory}")
+    _say(f"next: {PROGRAM} info {index.directory}")
 
 
 def _info(arguments: argparse.Namespace) -> None:
@@ -201,26 +259,32 @@ def _info(arguments: argparse.Namespace) -> None:
         sheet = arguments.out or arguments.directory / SHEET_NAME
         _write_sheet(index, sheet)
     if not arguments.json:
-        print(f"contact sheet: {sheet}")
+        _say(f"contact sheet: {sheet}")
 
 
 def _print_info(index: Index) -> None:
     contents = index.contents
-    settings, target = contents.settings, contents.settings.target
+    settings, target, subset = contents.settings, contents.settings.target, contents.settings.subset
     colours = "RGB" if target.channels == 3 else "grey"
-    print(f"{settings.name}: {contents.images:,} images of {target.size} x {target.size}, {colours}")
-    print(f"{len(contents.shards):,} shards, {_megabytes(index)}; shuffle seed {settings.shuffle_seed}")
-    print(f"made with crop {target.crop}, resize {target.resize} by dcgan_dist {contents.tool}")
+    _say(f"{settings.name}: {contents.images:,} images of {target.size} x {target.size}, {colours}, {target.format}")
+    _say(f"{len(contents.shards):,} shards, {_megabytes(index)}; shuffle seed {settings.shuffle_seed}")
+    versions = dict.fromkeys(shard.made_with or f"dcgan_dist {contents.tool}" for shard in contents.shards)
+    _say(f"made with crop {target.crop}, resize {target.resize} by {' and '.join(versions)}")
     options = "".join(f" --{name} {value}" for name, value in settings.source_options.items())
-    print(f"source: {settings.source}{options}, {settings.source_images:,} images, {len(contents.skipped):,} skipped")
+    _say(f"source: {settings.source}{options}, {settings.source_images:,} images, {len(contents.skipped):,} skipped")
+    if subset.limit:
+        _say(f"of these, at most {subset.limit:,} images, drawn with seed {subset.subset_seed}")
     for file in settings.source_files:
-        print(f"  {file.name}: {file.bytes:,} bytes, sha256 {file.sha256}")
+        _say(f"  {file.name}: {file.bytes:,} bytes, sha256 {file.sha256}" + (f"; {file.known}" if file.known else ""))
     table = Table("class", "name", "images", "share")
     for column in (0, 2, 3):
         table.columns[column].justify = "right"
-    for label, (name, count) in enumerate(zip(settings.classes, contents.class_counts, strict=True)):
-        table.add_row(str(label), Text(name), f"{count:,}", f"{count / contents.images:.1%}")
+    counted = list(zip(settings.classes, contents.class_counts, strict=True))
+    for label, (name, count) in enumerate(counted[:SHOWN_CLASSES]):
+        table.add_row(str(label), Text(printable(name)), f"{count:,}", f"{count / contents.images:.1%}")
     Console().print(table)
+    if len(counted) > SHOWN_CLASSES:
+        _say(f"and {len(counted) - SHOWN_CLASSES:,} more classes; --json has all")
 
 
 def _write_sheet(index: Index, path: Path) -> None:
@@ -242,10 +306,10 @@ def _verify(arguments: argparse.Namespace) -> None:
     with _progress(index.contents.images, quiet=arguments.quiet) as report:
         problems = verify(index, report=report)
     if problems:
-        _fail("\n  ".join([f"{arguments.directory}: {len(problems):,} things are damaged:", *problems]), 1)
+        _fail(f"{arguments.directory}: {len(problems):,} things are damaged:", 1, *problems)
     if not arguments.quiet:
         contents = index.contents
-        print(f"checked {contents.images:,} images, {len(contents.shards):,} shards, {_megabytes(index)}: all whole")
+        _say(f"checked {contents.images:,} images, {len(contents.shards):,} shards, {_megabytes(index)}: all whole")
 
 
 def _megabytes(index: Index) -> str:

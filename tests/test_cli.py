@@ -32,6 +32,11 @@ def test_flags_as_people_and_sweep_agents_write_them(flags: list[str]) -> None:
     assert config.network.value_range == (-0.5, 0.5)
 
 
+@pytest.mark.parametrize("flags", [["--classes", "lily of the valley,rose"], ["--classes=lily of the valley,rose"]])
+def test_class_names_reach_the_config_as_they_are(flags: list[str]) -> None:
+    assert parse(["--max_steps=1", *flags]).images.classes == "lily of the valley,rose"
+
+
 def test_a_flag_can_be_turned_off(tmp_path: Path) -> None:
     file = tmp_path / "recipe.yaml"
     file.write_text("flip: true\nmax_steps: 1\n")
@@ -51,6 +56,7 @@ def test_a_length_on_the_command_line_replaces_that_of_the_file(tmp_path: Path) 
 def test_a_written_config_reads_back_the_same(tmp_path: Path) -> None:
     for name in RECIPES:
         config = changed(recipe(name), {"seed": 5, "flip": True, "data": "a b: #c", "value_range": (-0.25, 1.0)})
+        config = changed(config, {"classes": 'colt\'s foot, "lily, white", 17/daffodil', "subset_size": 9})
         file = tmp_path / f"{name}.yaml"
         file.write_text(to_yaml(config))
         assert changed(TrainConfig(), read_yaml(file)) == config

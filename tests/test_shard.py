@@ -1,9 +1,11 @@
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
 
@@ -12,9 +14,12 @@ import pytest
 from PIL import Image
 
 from dcgan_dist import shard
-from dcgan_dist.data.shards import read_index
-from tests.data.made import bytes_of, photos, png
-from tests.shared import SHARED, needs_shared
+from dcgan_dist.data.shards import Index, read_index, read_pixels
+from dcgan_dist.data.sources import SOURCES, Subset
+from dcgan_dist.data.transforms import Target
+from tests.data.made import bytes_of, files, noise, photos, png, tar
+from tests.data.sources.test_mnist import idx
+from tests.shared import RECIPES, REPOSITORY, SHARED, needs_shared
 
 COMMAND = [sys.executable, "-c", "from dcgan_dist.shard import main; main()"]
 
@@ -50,6 +55,16 @@ def test_a_conversion_from_start_to_end(tmp_path: Path, capsys: pytest.CaptureFi
     (out / "set-000002.tar").write_bytes(b"")
     assert run("verify", out, "--quiet") == 1
     assert "set-000002.tar: is damaged" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("file", ["index.npy", "index.json"])
+def test_a_damaged_index_is_damage_and_exit_1(file: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "set"
+    assert convert(photos(tmp_path / "in"), out, "--quiet") == 0
+    (out / file).write_bytes((out / file).read_bytes()[:-9])
+    for command in ("verify", "info"):
+        assert run(command, out) == 1
+        assert re.fullmatch(rf"dcgan-shard: error: {out / file}: .*\n", capsys.readouterr().err)
 
 
 def test_info_prints_and_draws(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -112,7 +127,144 @@ def test_bad_images_fail_and_are_skipped_on_demand(tmp_path: Path, capsys: pytes
     assert read_index(tmp_path / "set").contents.images == 4
 
 
+def test_skipped_images_of_a_finished_set_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (photos(tmp_path / "in", images=4) / "cat" / "bad.png").write_text("hello")
+    assert convert(tmp_path / "in", tmp_path / "set", "--skip-bad", "--quiet") == 0
+    assert convert(tmp_path / "in", tmp_path / "set", "--quiet") == 1
+    assert capsys.readouterr().err.startswith(
+        f"dcgan-shard: error: images that cannot be read: 1; {tmp_path / 'set'} is finished without them and stays so "
+        "(--skip-bad says that this is meant):\n  cat/bad.png: is not an image"
+    )
+    assert run("verify", tmp_path / "set", "--quiet") == 0
+
+
+def test_a_bad_image_is_removed_and_the_same_command_works(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (photos(tmp_path / "in") / "cat" / "bad.png").write_text("hello")
+    assert convert(tmp_path / "in", tmp_path / "set", "--quiet") == 1
+    (tmp_path / "in" / "cat" / "bad.png").unlink()
+    assert convert(tmp_path / "in", tmp_path / "set", "--quiet") == 0
+    assert run("verify", tmp_path / "set", "--quiet") == 0
+    assert read_index(tmp_path / "set").contents.images == 40
+
+
+def test_damage_to_the_source_is_exit_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    archive = tar(tmp_path / "a.tgz", {"a.png": png(1)})
+    archive.write_bytes(archive.read_bytes()[:-20])
+    assert convert(archive, tmp_path / "set") == 1
+    assert capsys.readouterr().err.startswith(f"dcgan-shard: error: {archive}: damaged or cut short")
+    assert not (tmp_path / "set").exists()
+
+
+def test_control_characters_do_not_reach_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    evil = "\x1b[2J\x07\r\u202e"
+    members = {f"{evil}x/{evil}a.png": png(1), f"{evil}y/{evil}b.png": b"bad", f"{evil}.txt": b""}
+    archive = tar(tmp_path / "a.tgz", members)
+    assert convert(archive, tmp_path / "set") == 1
+    assert convert(archive, tmp_path / "set", "--skip-bad") == 0
+    assert run("info", tmp_path / "set") == 0
+    assert run("info", tmp_path / "set", "--json") == 0
+    assert run("folder", archive, "--out", tmp_path / "no", "--classes", f"{evil}q") == 2
+    printed = "".join(capsys.readouterr())
+    assert [c for c in printed if not c.isprintable() and c != "\n"] == []
+    assert r"\x1b[2J\x07\r\u202ey/\x1b[2J\x07\r\u202eb.png: is not an image" in printed
+
+
+def subset_of(tmp_path: Path, *options: str) -> Index:
+    assert convert(tmp_path / "in", tmp_path / "set", "--quiet", *options) == 0
+    return read_index(tmp_path / "set")
+
+
+def test_classes_are_chosen_by_name(tmp_path: Path) -> None:
+    for seed, name in enumerate(("rose", "lily, white", "iris", "tulip")):
+        files(tmp_path / "in", {f"{name}/{n}.png": png(10 * seed + n) for n in range(seed + 1)})
+    index = subset_of(tmp_path, "--classes", '"lily, white",iris')
+    contents = index.contents
+    assert (contents.settings.classes, contents.class_counts) == (("iris", "lily, white"), (3, 2))
+    assert contents.settings.subset == Subset(("lily, white", "iris"))
+    assert contents.settings.source_images == 5
+    assert set(index.labels.tolist()) == {0, 1}
+
+
+def test_a_limit_draws_the_same_images_each_time(tmp_path: Path) -> None:
+    photos(tmp_path / "in")
+    draws: dict[str, set[bytes]] = {}
+    for seed in ("0", "0", "1"):
+        out = tmp_path / f"{seed}-{len(draws)}" / "set"
+        assert convert(tmp_path / "in", out, "--limit=10", f"--subset-seed={seed}", "--quiet") == 0
+        index = read_index(out)
+        assert index.contents.images == 10
+        pixels = {image.tobytes() for image in read_pixels(index)}
+        assert draws.setdefault(seed, pixels) == pixels
+    assert draws["0"] != draws["1"]
+    assert 0 < len(draws["0"] & draws["1"]) < 10
+
+
+def test_a_limit_without_effect_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert convert(photos(tmp_path / "in", images=4), tmp_path / "set", "--limit", "4") == 0
+    assert "--limit 4 has no effect: there are 4 images\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", ["png", "jpg", "webp"])
+@pytest.mark.parametrize("options", [(), ("--gray",)])
+def test_formats(kind: str, options: tuple[str, ...], tmp_path: Path) -> None:
+    photos(tmp_path / "in", images=6)
+    index = subset_of(tmp_path, "--format", kind, *options)
+    assert run("verify", tmp_path / "set", "--quiet") == 0
+    with tarfile.open(index.path(0)) as archive:
+        assert [name.split(".")[1] for name in archive.getnames()] == [kind, "cls"] * 6
+    assert index.contents.settings.target.format == kind
+    plain = read_pixels(index)
+    assert plain.shape == (6, 8, 8, 1 if options else 3)
+    if kind != "jpg" and not options:
+        assert {image.tobytes() for image in plain} == {noise(seed).tobytes() for seed in range(6)}
+
+
+def test_every_option_is_in_the_index(tmp_path: Path) -> None:
+    photos(tmp_path / "in")
+    options = ("--gray", "--crop=square", "--resize=lanczos", "--format=webp", "--shuffle-seed=3")
+    subset = ("--classes=cat", "--limit=9", "--subset-seed=4")
+    settings = subset_of(tmp_path, *options, *subset).contents.settings
+    assert settings.target == Target(8, 1, "square", "lanczos", "webp")
+    assert settings.subset == Subset(("cat",), 9, 4)
+    assert (settings.shuffle_seed, settings.shard_images) == (3, 8)
+
+
+def test_several_inputs_are_joined(tmp_path: Path) -> None:
+    one, two = (files(tmp_path / name, {f"{name}{n}.png": png(n) for n in range(3)}) for name in ("cats", "dogs"))
+    assert run("folder", one, two, "--out", tmp_path / "set", "--size", "8", "--workers", "1", "--quiet") == 0
+    contents = read_index(tmp_path / "set").contents
+    assert (contents.settings.classes, contents.class_counts) == (("cats", "dogs"), (3, 3))
+
+
+def test_mnist_says_that_it_is_grey(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images, labels = idx(np.zeros((2, 4, 4)), [1, 2])
+    files(tmp_path / "in", {"train-images-idx3-ubyte": images, "train-labels-idx1-ubyte": labels})
+    for options, told in (((), True), (("--gray",), False)):
+        out = tmp_path / f"set{len(options)}"
+        assert run("mnist", tmp_path / "in", "--out", out, "--size=4", "--workers=1", *options) == 0
+        assert ("these images are grey: --gray makes shards of one channel" in capsys.readouterr().out) == told
+
+
+def test_images_that_take_much_memory_wait_for_each_other(tmp_path: Path) -> None:
+    for n in range(6):
+        Image.new("L", (3000, 2700), 40 * n).save(tmp_path / f"{n}.png")
+    files(tmp_path / "in", {f"{n}.png": (tmp_path / f"{n}.png").read_bytes() for n in range(6)})
+    assert run("folder", tmp_path / "in", "--out", tmp_path / "set", "--size=8", "--workers=3", "--quiet") == 0
+    assert sorted(read_pixels(read_index(tmp_path / "set"))[:, 0, 0, 0]) == [0, 40, 80, 120, 160, 200]
+
+
 MISTAKES = {
+    "out inside": (["folder", "in", "--out", "in/out"], "--out in/out: must not lie in in, from which the images are"),
+    "out is in": (["folder", "in", "--out", "in"], "--out in: must not lie in in, from which the images are read"),
+    "unknown class": (
+        ["folder", "in", "--out", "out", "--classes", "dog"],
+        "--classes: must be names of classes, got 'dog'; there are cat",
+    ),
+    "subset seed": (["folder", "in", "--out", "out", "--subset-seed", "1"], "--subset-seed 1 has no effect without"),
+    "no labels": (["flowers102", "in", "--out", "out"], "Flowers-102 needs the file imagelabels.mat for its classes"),
+    "split": (["mnist", "in", "--out", "out", "--split", "valid"], "argument --split: invalid choice: 'valid'"),
+    "no file": (["mnist", "--out", "out"], "the following arguments are required: FILE"),
+    "not cifar": (["cifar10", "in", "--out", "out"], "CIFAR-10's train images are in data_batch_1"),
     "missing": (["folder", "no", "--out", "out"], "dcgan-shard: error: no: no such file or folder\n"),
     "out is a file": (["folder", "in", "--out", "file"], "dcgan-shard: error: file: must be a directory, is a file\n"),
     "no directory": (["info", "in"], "dcgan-shard: error: in: not a directory of shards: no index.json"),
@@ -157,7 +309,32 @@ def test_help_is_quick_and_imports_no_torch() -> None:
     began = time.monotonic()
     found = subprocess.run([*COMMAND, "--help"], check=True, capture_output=True, text=True)
     assert time.monotonic() - began < 3  # 0.4 s on a quiet machine
-    assert "dcgan-shard flowers17 17flowers.tgz --out shards/flowers17-32 --size 32" in found.stdout
+    for name, source in SOURCES.items():
+        assert f"dcgan-shard {name} {source.example}\n" in found.stdout
+
+
+def commands_in(*paths: Path) -> list[str]:
+    """Every command of ours in the code blocks of these pages."""
+    lines = "\n".join(path.read_text(encoding="utf-8").replace("\\\n", "") for path in paths).splitlines()
+    return [line for line in lines if line.startswith(f"{shard.PROGRAM} ") and "..." not in line]
+
+
+@pytest.mark.parametrize("command", commands_in(REPOSITORY / "docs/data.md", REPOSITORY / "shards/README.md"))
+def test_commands_in_the_pages_parse(command: str) -> None:
+    shard._parser().parse_args(shlex.split(command, comments=True)[1:])
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_command_in_a_recipe_parses(name: str) -> None:
+    header = (REPOSITORY / "configs" / f"{name}.yaml").read_text(encoding="utf-8").split("recipe:")[0]
+    command = header.replace("\n#   ", " ").split("# Data: dcgan-shard ")[1]
+    shard._parser().parse_args(command.split())
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_the_example_of_each_source_parses(name: str) -> None:
+    arguments = shard._parser().parse_args([name, *SOURCES[name].example.split()])
+    assert arguments.out.parts[0] == "shards"
 
 
 def wait_for(path: Path) -> None:

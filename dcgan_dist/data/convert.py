@@ -6,29 +6,31 @@ fresh; parts (a rerun makes what is missing); index.json, with or without parts 
 """
 
 import contextlib
-import dataclasses
 import fcntl
 import hashlib
 import io
-import json
 import math
-import multiprocessing
 import os
 import shutil
-import signal
 import tarfile
-import threading
-from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-import cv2
 import numpy as np
 
 from dcgan_dist import __version__
+from dcgan_dist.data.encode import Encoded, encode_all, made_with
+from dcgan_dist.data.errors import DamagedError
+from dcgan_dist.data.parts import (
+    PARTS_PATTERN,
+    Part,
+    existing_parts,
+    remove_others,
+    slots_sha256,
+    whole_parts,
+    write_json,
+    write_part,
+)
 from dcgan_dist.data.permute import permutation
 from dcgan_dist.data.shards import (
     ENTRIES_NAME,
@@ -39,46 +41,23 @@ from dcgan_dist.data.shards import (
     Settings,
     Shard,
     Skipped,
-    is_whole,
     read_contents,
     read_index,
 )
 from dcgan_dist.data.sources import Record
-from dcgan_dist.data.transforms import Target, encode_png
-from dcgan_dist.data.typed_json import from_json
 from dcgan_dist.files import sha256_of, whole_file, write_whole
 
-_CHUNK = 16  # images a task
-_CHUNKS_AHEAD = 4  # tasks a worker that may wait, in order, to be written
+_SCRATCH_NAME = ".scratch.tmp"
 
 
 class UnreadableImagesError(Exception):
     """Images of the source cannot be read and the user did not ask to skip them."""
 
-    def __init__(self, skipped: Sequence[Skipped]) -> None:
+    def __init__(self, skipped: Sequence[Skipped], *, finished: bool = False) -> None:
         super().__init__(f"images that cannot be read: {len(skipped):,}")
         self.skipped = skipped
-
-
-@dataclass(frozen=True)
-class _Part:
-    """A finished shard of a directory that is not finished."""
-
-    number: int
-    settings: Settings
-    shard: Shard
-    entries: tuple[tuple[int, ...], ...]
-    """Offset, length and label of each image."""
-    skipped: tuple[Skipped, ...]
-
-
-@dataclass(frozen=True)
-class _Encoded:
-    """What a worker made of a record."""
-
-    png: bytes
-    problem: str
-    """Why there is no image; else empty."""
+        self.finished = finished
+        """Whether the directory was finished without them before."""
 
 
 @contextlib.contextmanager
@@ -101,7 +80,7 @@ def claimed(directory: Path) -> Iterator[Path]:
         for pattern in (f".{directory.resolve().name}-*.tar.tmp", ".part-*.json.tmp", ".index.*.tmp"):
             for left in directory.glob(pattern):
                 left.unlink()
-        scratch = directory / ".scratch.tmp"
+        scratch = directory / _SCRATCH_NAME
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir()
         try:
@@ -138,33 +117,42 @@ def convert(
 
     Raises:
         ValueError: If the directory has been converted with other settings or holds something else.
-        UnreadableImagesError: If there are such images and not ``skip_bad``; there is no index then.
+        UnreadableImagesError: If there are such images and not ``skip_bad``. There is no index then, unless there
+            was one before.
         OSError: If something cannot be written.
     """
-    shard_count = math.ceil(len(records) / settings.shard_images)
-    known = _existing_parts(directory, settings)
     finished = (directory / INDEX_NAME).exists()
-    parts = {number: part for number, part in known.items() if is_whole(directory / part.shard.file, part.shard)}
-    missing = [number for number in range(shard_count) if number not in parts]
-    if known and finished and missing:  # back to a directory of parts, the damaged ones too: they say whose it is
-        for number, part in known.items():
-            _write_json(_part_path(directory, number), part)
-        (directory / INDEX_NAME).unlink()
-
     order = permutation(len(records), settings.shuffle_seed).tolist()
-    slots = {n: [records[i] for i in order[n * settings.shard_images :][: settings.shard_images]] for n in missing}
-    todo = [record for number in missing for record in slots[number]]
-    report(len(records) - len(todo))
-    with contextlib.closing(_encode_all(todo, settings.target, workers=workers)) as results:
-        for number in missing:
-            parts[number] = _write_shard(directory, number, slots[number], results, settings=settings, report=report)
 
-    skipped = [image for number in range(shard_count) for image in parts[number].skipped]
+    def slots(number: int) -> list[Record]:
+        return [records[i] for i in order[number * settings.shard_images :][: settings.shard_images]]
+
+    numbers = range(math.ceil(len(records) / settings.shard_images))
+    known = existing_parts(directory, settings, digest_of=lambda number: slots_sha256(slots(number)))
+    if finished and not skip_bad and (left_out := read_contents(directory).skipped):
+        raise UnreadableImagesError(left_out, finished=True)
+    parts = whole_parts(directory, known)
+    missing = [number for number in numbers if number not in parts]
+    if known and finished and missing:  # back to a directory of parts, the damaged ones too: they say whose it is
+        for part in known.values():
+            write_part(directory, part)
+        (directory / INDEX_NAME).unlink()
+    if not finished:
+        remove_others(directory, [number for number in known if number in numbers])
+
+    todo = [record for number in missing for record in slots(number)]
+    report(len(records) - len(todo))
+    lock = directory / _SCRATCH_NAME / "large"
+    with contextlib.closing(encode_all(todo, settings.target, workers=workers, lock=lock)) as results:
+        for number in missing:
+            parts[number] = _write_shard(directory, number, slots(number), results, settings=settings, report=report)
+
+    skipped = [image for number in numbers for image in parts[number].skipped]
     if skipped and not skip_bad:
         raise UnreadableImagesError(skipped)
     if missing or not finished:
-        _commit(directory, settings, [parts[number] for number in range(shard_count)])
-    for path in directory.glob(".part-*.json"):
+        _commit(directory, settings, [parts[number] for number in numbers])
+    for path in directory.glob(PARTS_PATTERN):
         path.unlink()
     return read_index(directory), len(todo)
 
@@ -179,62 +167,15 @@ def _lock(handle: int, directory: Path) -> None:
         return
 
 
-def _existing_parts(directory: Path, settings: Settings) -> dict[int, _Part]:
-    """What an earlier conversion says it finished, by number of the shard."""
-    parts: dict[int, _Part] = {}
-    if (directory / INDEX_NAME).exists():
-        _check_same(directory, read_contents(directory).settings, settings)
-        try:
-            index = read_index(directory)
-        except ValueError:  # index.npy is missing or damaged: every shard is made again, then both indexes
-            return parts
-        for number, shard in enumerate(index.contents.shards):
-            rows = index.entries[index.entries["shard"] == number]
-            entries = tuple(zip(*(rows[field].tolist() for field in ("offset", "length", "label")), strict=True))
-            skipped = tuple(s for s in index.contents.skipped if s.slot // settings.shard_images == number)
-            parts[number] = _Part(number, settings, shard, entries, skipped)
-        return parts
-    for path in directory.glob(".part-*.json"):
-        part = from_json(_Part, json.loads(path.read_bytes()), str(path))
-        _check_same(directory, part.settings, settings)
-        parts[part.number] = part
-    if not parts and any(not path.name.startswith(".") for path in directory.iterdir()):
-        raise ValueError(
-            f"{directory}: must be empty or hold this conversion; dcgan-shard has not written what is there"
-        )
-    return parts
-
-
-def _check_same(directory: Path, old: Settings, new: Settings) -> None:
-    """Raise ValueError, with everything that differs, unless the bytes of the shards would be the same."""
-    was, now = _flat(old), _flat(new)
-    different = [
-        f"{name} was {was.get(name)}, now {now.get(name)}"
-        for name in sorted(was | now)
-        if was.get(name) != now.get(name)
-    ]
-    if different:
-        raise ValueError(
-            f"{directory}: holds another conversion ({'; '.join(different)}); choose another --out or remove it"
-        )
-
-
-def _flat(settings: Settings) -> dict[str, Any]:
-    """Every setting by name; files by what is in them, so that an archive may be renamed."""
-    values = dataclasses.asdict(settings)
-    files = [f"sha256 {file['sha256']}" for file in values.pop("source_files")]
-    return {**values.pop("target"), **values.pop("source_options"), **values, "source_files": files}
-
-
 def _write_shard(
     directory: Path,
     number: int,
     records: Sequence[Record],
-    results: Iterator[_Encoded],
+    results: Iterator[Encoded],
     *,
     settings: Settings,
     report: Callable[[int], None],
-) -> _Part:
+) -> Part:
     """Write one shard from the next ``len(records)`` results, and before it takes its name, what it is made of."""
     from webdataset.writer import TarWriter  # takes seconds, because it imports torch
 
@@ -247,15 +188,15 @@ def _write_shard(
                 if result.problem:
                     skipped.append(Skipped(number * settings.shard_images + place, record.name, result.problem))
                 else:
-                    tar.write({"__key__": record.key, "png": result.png})
-                    offset = tar.tarstream.offset - _padded(len(result.png))
+                    tar.write({"__key__": record.key, settings.target.format: result.file})
+                    offset = tar.tarstream.offset - _padded(len(result.file))
                     tar.write({"__key__": record.key, "cls": str(record.label).encode()})
-                    entries.append((offset, len(result.png), record.label))
+                    entries.append((offset, len(result.file), record.label))
                 report(1)
         file.flush()
-        shard = Shard(path.name, len(entries), file.tell(), sha256_of(Path(file.name)))
-        part = _Part(number, settings, shard, tuple(entries), tuple(skipped))
-        _write_json(_part_path(directory, number), part)
+        shard = Shard(path.name, len(entries), file.tell(), sha256_of(Path(file.name)), made_with())
+        part = Part(number, settings, shard, tuple(entries), tuple(skipped), slots_sha256(records))
+        write_part(directory, part)
     return part
 
 
@@ -264,11 +205,11 @@ def _padded(size: int) -> int:
     return -(-size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
 
 
-def _commit(directory: Path, settings: Settings, parts: Sequence[_Part]) -> None:
+def _commit(directory: Path, settings: Settings, parts: Sequence[Part]) -> None:
     """Write index.npy, then index.json."""
     rows = [(part.number, *entry) for part in parts for entry in part.entries]
     if not rows:
-        raise ValueError(f"{directory}: no image of the source can be read")
+        raise DamagedError(f"{directory}: no image of the source can be read")
     entries = np.array(rows, ENTRY)
     buffer = io.BytesIO()
     np.save(buffer, entries, allow_pickle=False)
@@ -282,59 +223,4 @@ def _commit(directory: Path, settings: Settings, parts: Sequence[_Part]) -> None
         entries_sha256=hashlib.sha256(buffer.getvalue()).hexdigest(),
         tool=__version__,
     )
-    _write_json(directory / INDEX_NAME, contents)
-
-
-def _part_path(directory: Path, number: int) -> Path:
-    return directory / f".part-{number:06d}.json"
-
-
-def _write_json(path: Path, value: Contents | _Part) -> None:
-    write_whole(path, (json.dumps(dataclasses.asdict(value), indent=1) + "\n").encode())
-
-
-def _encode_all(records: Sequence[Record], target: Target, *, workers: int) -> Generator[_Encoded, None, None]:
-    """One result for each record, in order; a bounded number is ahead of what was taken."""
-    chunks = [records[start : start + _CHUNK] for start in range(0, len(records), _CHUNK)]
-    workers = min(workers, len(chunks))
-    if workers <= 1:
-        for record in records:
-            yield _encode(record, target)
-        return
-    context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
-    try:
-        waiting: deque[Future[list[_Encoded]]] = deque()
-        for chunk in chunks:
-            waiting.append(pool.submit(_encode_chunk, chunk, target))
-            if len(waiting) == workers * _CHUNKS_AHEAD:
-                yield from waiting.popleft().result()
-        while waiting:
-            yield from waiting.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _start_worker() -> None:
-    """Leave Ctrl-C to the main process, end when it has died, and use one core."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    cv2.setNumThreads(1)
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
-
-
-def _encode_chunk(records: Sequence[Record], target: Target) -> list[_Encoded]:
-    return [_encode(record, target) for record in records]
-
-
-def _encode(record: Record, target: Target) -> _Encoded:
-    try:
-        return _Encoded(encode_png(record.image.pixels(target)), "")
-    except ValueError as error:  # not OSError: a disk that fails says nothing about the image
-        return _Encoded(b"", str(error))
+    write_json(directory / INDEX_NAME, contents)

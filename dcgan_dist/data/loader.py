@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dcgan_dist.config import DataConfig, NetworkConfig
-from dcgan_dist.data.order import Order
+from dcgan_dist.data.order import Order, training_subset
 from dcgan_dist.data.shards import Index, read_index, read_pixels
 from dcgan_dist.data.transforms import with_channels
 
@@ -21,6 +21,7 @@ class Loader(Protocol):
     digest: str
     """Identity of the images: changes with any pixel, label or place of theirs."""
     image_count: int
+    """Of the training subset."""
     description: str
     """For people: what was loaded and how."""
 
@@ -39,7 +40,7 @@ class ResidentLoader:
 
     def __init__(self, pixels: Tensor, order: Order, *, batch_size: int, rows: tuple[int, int], digest: str) -> None:
         self.digest = digest
-        self.image_count = len(pixels)
+        self.image_count = order.length
         self.description = f"resident, {pixels.nbytes / 2**20:.1f} MiB on {pixels.device}"
         self._pixels = pixels
         self._order = order
@@ -81,7 +82,9 @@ def open_loader(
         pixels = np.stack([with_channels(image, network.channels) for image in pixels])
     resident = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous().to(device)
     counts = [shard.images for shard in index.contents.shards]
-    order = Order(counts, seed=seed, shuffle_window=data.shuffle_window)
+    names = index.contents.settings.classes
+    subset = training_subset(index.labels, names, classes=data.classes, size=data.subset_size)
+    order = Order(counts, seed=seed, shuffle_window=data.shuffle_window, subset=subset)
     return ResidentLoader(resident, order, batch_size=data.batch_size, rows=rows, digest=_digest(index))
 
 

@@ -1,6 +1,6 @@
 """A directory of shards: WebDataset tars and their index, read, checked and decoded. convert.py writes them.
 
-NAME-000000.tar ...  KEY.png and KEY.cls (the class number in ASCII) of each image
+NAME-000000.tar ...  KEY.png (or jpg, webp) and KEY.cls (the class number in ASCII) of each image
 index.npy            where each image is: an array of ENTRY, shard by shard
 index.json           everything else; written last, so a directory without it is not finished
 """
@@ -13,11 +13,13 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dcgan_dist.data.sources import SourceFile
+from dcgan_dist.data.errors import DamagedError
+from dcgan_dist.data.sources import ALL, SourceFile, Subset
 from dcgan_dist.data.transforms import MAX_PIXELS, Pixels, Target, decode_stored
 from dcgan_dist.data.typed_json import from_json
 from dcgan_dist.files import sha256_of
@@ -40,13 +42,17 @@ class Settings:
     source: str
     """A row of SOURCES."""
     source_files: tuple[SourceFile, ...]
-    source_options: dict[str, int]
+    source_options: dict[str, int | str]
     source_images: int
+    """Of the subset."""
     classes: tuple[str, ...]
+    """Of the subset."""
     target: Target
     shuffle_seed: int
     shard_images: int
     """Slots of a shard; shard s owns slots s * shard_images and following of the shuffled list of the source."""
+    subset: Subset = ALL
+    """The part of the source that was asked for."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +63,8 @@ class Shard:
     images: int
     bytes: int
     sha256: str
+    made_with: str = ""
+    """Versions of what wrote it; the bytes follow from them too."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +88,7 @@ class Contents:
     skipped: tuple[Skipped, ...]
     entries_sha256: str
     tool: str
-    """Version of dcgan_dist that wrote it."""
+    """Version of dcgan_dist that wrote the index."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +120,8 @@ def read_index(directory: Path) -> Index:
     """The checked index of a directory of shards.
 
     Raises:
-        ValueError: If there is none, or something in it is missing, of a wrong type or inconsistent.
+        ValueError: If there is none, or something in it is missing, of a wrong type or inconsistent; as a
+            DamagedError, if it is damaged and nothing else.
         OSError: If it cannot be read.
     """
     contents = read_contents(directory)
@@ -135,8 +144,12 @@ def read_contents(directory: Path) -> Contents:
     try:
         data = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: not JSON: {error}; remove {directory} and convert again") from None
-    contents = from_json(Contents, data, str(path))
+        raise DamagedError(f"{path}: not JSON: {error}; remove {directory} and convert again") from None
+    _check_format(data, path)
+    try:
+        contents = from_json(Contents, data, str(path))
+    except ValueError as error:
+        raise DamagedError(str(error)) from None
     _check(contents, path)
     return contents
 
@@ -212,6 +225,14 @@ def is_whole(path: Path, shard: Shard) -> bool:
     return path.is_file() and path.stat().st_size == shard.bytes and sha256_of(path) == shard.sha256
 
 
+def _check_format(data: Any, path: Path) -> None:
+    """Raise ValueError if the index is one of another version of the layout."""
+    settings = data.get("settings") if isinstance(data, dict) else None
+    found = settings.get("format") if isinstance(settings, dict) else FORMAT
+    if isinstance(found, int) and found != FORMAT:
+        raise ValueError(f"{path}: format: must be {FORMAT}, got {found}; another version of dcgan_dist wrote it")
+
+
 def _check(contents: Contents, path: Path) -> None:
     """Raise ValueError if fields of the index contradict each other or name files elsewhere."""
     settings = contents.settings
@@ -219,7 +240,6 @@ def _check(contents: Contents, path: Path) -> None:
     files = [shard.file for shard in contents.shards]
     elsewhere = [file for file in files if PurePosixPath(file).name != file or "\\" in file or file[:1] == "."]
     rules = [
-        (settings.format == FORMAT, "format", f"must be {FORMAT}, got {settings.format}"),
         (0 < settings.target.size**2 <= MAX_PIXELS, "target.size", f"squared must be 1 to {MAX_PIXELS:,}"),
         (all(0 < shard.bytes < 2**63 for shard in contents.shards), "shards", "bytes must be positive"),
         (all(files), "shards", "files must have names"),
@@ -233,48 +253,48 @@ def _check(contents: Contents, path: Path) -> None:
     ]
     for holds, field, rule in rules:
         if not holds:
-            raise ValueError(f"{path}: {field}: {rule}")
+            raise DamagedError(f"{path}: {field}: {rule}")
 
 
 def _read_entries(path: Path, contents: Contents) -> NDArray[np.void]:
     """index.npy, in agreement with index.json and within the bounds of the shards."""
     if not path.exists():
-        raise ValueError(f"{path}: is missing; run the dcgan-shard command again")
+        raise DamagedError(f"{path}: is missing; run the dcgan-shard command again")
     data = path.read_bytes()
     if hashlib.sha256(data).hexdigest() != contents.entries_sha256:
-        raise ValueError(f"{path}: is damaged: its sha256 is not the one in {INDEX_NAME}")
+        raise DamagedError(f"{path}: is damaged: its sha256 is not the one in {INDEX_NAME}")
     stream = io.BytesIO(data)
     try:
         version = np.lib.format.read_magic(stream)
         shape, _, kind = np.lib.format.read_array_header_1_0(stream)
     except ValueError as error:
-        raise ValueError(f"{path}: not an array: {' '.join(str(error).split())}") from None
+        raise DamagedError(f"{path}: not an array: {' '.join(str(error).split())}") from None
     held = len(data) - stream.tell()
     if (version, shape, kind) != ((1, 0), (contents.images,), ENTRY) or held != contents.images * ENTRY.itemsize:
-        raise ValueError(f"{path}: must be {contents.images} of {ENTRY}, is {shape} of {kind} in {held} bytes")
+        raise DamagedError(f"{path}: must be {contents.images} of {ENTRY}, is {shape} of {kind} in {held} bytes")
     entries: NDArray[np.void] = np.frombuffer(data, ENTRY, offset=stream.tell())
     ends = entries["offset"] + entries["length"]
     sizes = np.array([shard.bytes for shard in contents.shards], np.uint64)
     images = [shard.images for shard in contents.shards]
     if not np.array_equal(entries["shard"], np.repeat(np.arange(len(images)), images)):
-        raise ValueError(f"{path}: shard: must count up as {INDEX_NAME} says")
+        raise DamagedError(f"{path}: shard: must count up as {INDEX_NAME} says")
     if np.any(ends > sizes[entries["shard"]]) or np.any(ends < entries["offset"]):
-        raise ValueError(f"{path}: offset and length: must end inside the shard")
+        raise DamagedError(f"{path}: offset and length: must end inside the shard")
     if np.bincount(entries["label"], minlength=len(contents.class_counts)).tolist() != list(contents.class_counts):
-        raise ValueError(f"{path}: label: must count as class_counts in {INDEX_NAME}")
+        raise DamagedError(f"{path}: label: must count as class_counts in {INDEX_NAME}")
     return entries
 
 
 def _shard_bytes(index: Index, shard: int) -> bytes:
     path, expected = index.path(shard), index.contents.shards[shard].bytes
     if not path.exists():
-        raise ValueError(f"{path}: is missing; run the dcgan-shard command again")
+        raise DamagedError(f"{path}: is missing; run the dcgan-shard command again")
     size = path.stat().st_size
     if size != expected:
-        raise ValueError(f"{path}: must have {expected:,} bytes, has {size:,}; run the dcgan-shard command again")
+        raise DamagedError(f"{path}: must have {expected:,} bytes, has {size:,}; run the dcgan-shard command again")
     data = path.read_bytes()
     if hashlib.sha256(data).hexdigest() != index.contents.shards[shard].sha256:
-        raise ValueError(
+        raise DamagedError(
             f"{path}: is damaged: its sha256 is not the one in the index; run the dcgan-shard command again"
         )
     return data
@@ -287,7 +307,7 @@ def _decode_row(index: Index, row: int, shard_bytes: bytes) -> Pixels:
     try:
         return decode_stored(shard_bytes[start : start + length], target.size, channels=target.channels)
     except ValueError as error:
-        raise ValueError(f"{index.path(int(entry['shard']))}: the image at byte {start} {error}") from error
+        raise DamagedError(f"{index.path(int(entry['shard']))}: the image at byte {start} {error}") from error
 
 
 def _verify_shard(index: Index, shard: int) -> list[str]:

@@ -2,6 +2,7 @@
 
 import io
 import tarfile
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dcgan_dist.data.shards import FORMAT, Settings
-from dcgan_dist.data.sources import SourceSet
+from dcgan_dist.data.sources import SOURCES, Request, SourceSet
 from dcgan_dist.data.transforms import Target
 
 
@@ -44,6 +45,25 @@ def tar(path: Path, members: dict[str, bytes], *, mode: str = "w:gz") -> Path:
             info.size = len(data)
             archive.addfile(info, io.BytesIO(data))
     return path
+
+
+def zipped(path: Path, members: dict[str, bytes], *, method: int = zipfile.ZIP_DEFLATED) -> Path:
+    with zipfile.ZipFile(path, "w", method) as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    return path
+
+
+def files(folder: Path, members: dict[str, bytes]) -> Path:
+    for name, data in members.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+    return folder
+
+
+def opened(name: str, *inputs: Path, scratch: Path, **values: int | str) -> SourceSet:
+    """What a source finds in these files."""
+    return SOURCES[name].open(Request(inputs, values, scratch))
 
 
 def settings(source: SourceSet, *, shard_images: int = 8, size: int = 8, shuffle_seed: int = 0) -> Settings:

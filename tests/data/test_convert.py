@@ -1,13 +1,18 @@
+import json
 from pathlib import Path
 
+import cv2
 import numpy as np
+import PIL
 import pytest
 
 from dcgan_dist.data.convert import UnreadableImagesError, claimed, convert
+from dcgan_dist.data.encode import made_with
+from dcgan_dist.data.errors import DamagedError
 from dcgan_dist.data.permute import permutation
 from dcgan_dist.data.shards import Index, read_pixels
 from dcgan_dist.data.sources import SOURCES, Request, SourceSet
-from tests.data.made import bytes_of, noise, photos, settings
+from tests.data.made import bytes_of, noise, opened, photos, settings
 
 
 @pytest.fixture
@@ -96,6 +101,113 @@ def test_other_settings_are_refused_and_named(source: SourceSet, tmp_path: Path)
     with pytest.raises(ValueError, match="source_files was"):
         converted(changed, directory)
     assert bytes_of(directory) == before
+
+
+def test_an_unfinished_conversion_goes_on_when_a_bad_image_was_replaced(tmp_path: Path) -> None:
+    folder = photos(tmp_path / "in")
+    good = (folder / "cat" / "004.png").read_bytes()
+    (folder / "cat" / "004.png").write_bytes(b"bad")
+    with pytest.raises(UnreadableImagesError):
+        converted(opened("folder", folder, scratch=tmp_path), tmp_path / "set")
+    (folder / "cat" / "004.png").write_bytes(good)
+    source = opened("folder", folder, scratch=tmp_path)
+    index, count = converted(source, tmp_path / "set")
+    assert (count, index.contents.images) == (8, 40)  # the one shard with that image
+    converted(source, tmp_path / "other" / "set")
+    assert bytes_of(tmp_path / "set") == bytes_of(tmp_path / "other" / "set")
+
+
+@pytest.mark.parametrize("remove", [("cat/004.png",), ("cat/004.png", *(f"dog/{n:03d}.png" for n in range(1, 24, 2)))])
+def test_an_unfinished_conversion_goes_on_when_bad_images_were_removed(remove: tuple[str, ...], tmp_path: Path) -> None:
+    folder = photos(tmp_path / "in")
+    (folder / "cat" / "004.png").write_bytes(b"bad")
+    with pytest.raises(UnreadableImagesError):
+        converted(opened("folder", folder, scratch=tmp_path), tmp_path / "set")
+    for name in remove:
+        (folder / name).unlink()
+    source = opened("folder", folder, scratch=tmp_path)
+    index, _ = converted(source, tmp_path / "set")
+    assert index.contents.images == 40 - len(remove)
+    converted(source, tmp_path / "other" / "set")
+    assert bytes_of(tmp_path / "set") == bytes_of(tmp_path / "other" / "set")  # shards too many are gone
+
+
+def test_an_unfinished_conversion_with_other_options_is_refused(tmp_path: Path) -> None:
+    folder = photos(tmp_path / "in")
+    (folder / "cat" / "004.png").write_bytes(b"bad")
+    source = opened("folder", folder, scratch=tmp_path)
+    with pytest.raises(UnreadableImagesError):
+        converted(source, tmp_path / "set")
+    before = bytes_of(tmp_path / "set")
+    with pytest.raises(ValueError, match="size was 8, now 4"), claimed(tmp_path / "set"):
+        convert(
+            source.records,
+            tmp_path / "set",
+            settings=settings(source, size=4),
+            workers=1,
+            skip_bad=True,
+            report=lambda n: None,
+        )
+    assert bytes_of(tmp_path / "set") == before
+
+
+def test_a_set_finished_without_bad_images_stays_when_they_are_not_skipped(tmp_path: Path) -> None:
+    folder = photos(tmp_path / "in")
+    (folder / "cat" / "004.png").write_bytes(b"bad")
+    source = opened("folder", folder, scratch=tmp_path)
+    converted(source, tmp_path / "set", skip_bad=True)
+    before = bytes_of(tmp_path / "set")
+    with pytest.raises(UnreadableImagesError) as caught:
+        converted(source, tmp_path / "set")
+    assert caught.value.finished
+    assert [image.name for image in caught.value.skipped] == ["cat/004.png"]
+    (tmp_path / "set" / "set-000001.tar").unlink()
+    with pytest.raises(UnreadableImagesError):  # a repair would lose the index first
+        converted(source, tmp_path / "set")
+    assert (tmp_path / "set" / "index.json").exists()
+    converted(source, tmp_path / "set", skip_bad=True)
+    assert bytes_of(tmp_path / "set") == before
+
+
+def test_each_shard_says_what_made_it(source: SourceSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    index, _ = converted(source, tmp_path / "set")
+    (made,) = {shard.made_with for shard in index.contents.shards}
+    assert made == made_with()
+    assert all(name in made for name in ("dcgan_dist ", f"opencv {cv2.__version__}", f"pillow {PIL.__version__}"))
+    (tmp_path / "set" / "set-000001.tar").unlink()
+    monkeypatch.setattr("dcgan_dist.data.convert.made_with", lambda: "newer versions")
+    repaired, _ = converted(source, tmp_path / "set")
+    assert [shard.made_with for shard in repaired.contents.shards] == [made, "newer versions", made, made, made]
+
+
+def test_a_damaged_part_is_named(tmp_path: Path) -> None:
+    folder = photos(tmp_path / "in")
+    (folder / "cat" / "004.png").write_bytes(b"bad")
+    source = opened("folder", folder, scratch=tmp_path)
+    with pytest.raises(UnreadableImagesError):
+        converted(source, tmp_path / "set")
+    (tmp_path / "set" / ".part-000002.json").write_text("{")
+    with pytest.raises(DamagedError, match=r"\.part-000002\.json: damaged: .*; remove it"):
+        converted(source, tmp_path / "set")
+
+
+def test_an_index_of_an_older_version_is_read_and_repaired(source: SourceSet, tmp_path: Path) -> None:
+    converted(source, tmp_path / "set")
+    whole = bytes_of(tmp_path / "set")
+    data = json.loads(whole["index.json"])
+    del data["settings"]["subset"], data["settings"]["target"]["format"]
+    for file in data["settings"]["source_files"]:
+        del file["known"]
+    for shard in data["shards"]:
+        del shard["made_with"]
+    (tmp_path / "set" / "index.json").write_text(json.dumps(data))
+    assert converted(source, tmp_path / "set")[1] == 0
+    (tmp_path / "set" / "set-000001.tar").unlink()
+    assert converted(source, tmp_path / "set")[1] == 8
+    now = bytes_of(tmp_path / "set")
+    assert {name: now[name] for name in now if name != "index.json"} == {
+        name: whole[name] for name in whole if name != "index.json"
+    }
 
 
 def test_a_directory_with_other_files_is_refused(source: SourceSet, tmp_path: Path) -> None:

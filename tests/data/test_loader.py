@@ -42,9 +42,16 @@ def grey(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def opened(
-    path: Path | str, *, rows: tuple[int, int] = (0, 12), channels: int = 3, size: int = 8, window: int = 2
+    path: Path | str,
+    *,
+    rows: tuple[int, int] = (0, 12),
+    channels: int = 3,
+    size: int = 8,
+    window: int = 2,
+    classes: str = "",
+    subset_size: int = 0,
 ) -> Loader:
-    data = DataConfig(data=str(path), batch_size=12, shuffle_window=window)
+    data = DataConfig(data=str(path), batch_size=12, shuffle_window=window, classes=classes, subset_size=subset_size)
     network = NetworkConfig(image_size=size, channels=channels)
     return open_loader(data, network, seed=SEED, rows=rows, device=torch.device("cpu"))
 
@@ -154,3 +161,33 @@ def test_a_missing_shard_is_refused(colour: Path, tmp_path: Path) -> None:
     missing.unlink()
     with pytest.raises(ValueError, match=f"{missing}: is missing; run the dcgan-shard command again"):
         opened(copied)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_a_training_subset_is_the_same_at_any_world_size(colour: Path, world_size: int) -> None:
+    local = 12 // world_size
+    ranks = [
+        opened(colour, rows=(rank * local, (rank + 1) * local), classes="dog", subset_size=15)
+        for rank in range(world_size)
+    ]
+    assert {rank.image_count for rank in ranks} == {15}
+    batches = torch.cat([torch.cat([rank.batch(step) for rank in ranks]) for step in range(5)])  # 60: four epochs
+    seeds = [PIXELS[image.tobytes()] for image in batches.permute(0, 2, 3, 1).numpy()]
+    assert all(seed % 2 for seed in seeds)  # dogs
+    for epoch in range(4):
+        assert len(set(seeds[epoch * 15 : epoch * 15 + 15])) == 15
+    index = read_index(colour)
+    first = np.flatnonzero(index.labels == 1)[:15]
+    assert {PIXELS[image.tobytes()] for image in read_rows(index, first.tolist())} == set(seeds)
+    assert len(ranks[0].first(100)) == 15
+
+
+def test_a_smaller_subset_lies_in_a_larger_one(colour: Path) -> None:
+    small, large = (set(opened(colour, subset_size=size).positions(0).tolist()) for size in (6, 12))
+    assert small < large
+    assert large == set(range(12))
+
+
+def test_an_unknown_class_is_refused(colour: Path) -> None:
+    with pytest.raises(ValueError, match="classes: must be names of classes, got 'bird'; there are cat, dog"):
+        opened(colour, classes="bird")

@@ -6,7 +6,7 @@ import itertools
 import numpy as np
 import pytest
 
-from dcgan_dist.data.order import Order
+from dcgan_dist.data.order import Order, training_subset
 
 COUNTS = [5, 3, 8, 1, 6, 7]  # 30 images
 BOUNDS = np.cumsum([0, *COUNTS])
@@ -96,3 +96,56 @@ def test_shards_may_be_empty_but_not_all() -> None:
     assert sorted(order(counts=[0, 2, 0, 1]).epoch(0)) == [0, 1, 2]
     with pytest.raises(ValueError, match="at least one image, got 0"):
         order(counts=[0, 0])
+
+
+SUBSET = np.array([0, 3, 4, 8, 9, 10, 15, 23, 29])  # of shards 0, 2, 5 and more; nothing of shards 1 and 4
+
+
+def test_a_subset_has_its_images_once_an_epoch() -> None:
+    for epoch in range(4):
+        given = Order(COUNTS, seed=1, shuffle_window=2, subset=SUBSET)
+        assert sorted(given.epoch(epoch)) == SUBSET.tolist()
+        assert given.length == 9
+
+
+def test_the_order_of_a_subset_is_that_of_a_set_of_nothing_else() -> None:
+    per_shard = [int(np.sum((bounds[0] <= SUBSET) & (bounds[1] > SUBSET))) for bounds in itertools.pairwise(BOUNDS)]
+    alone = Order([count for count in per_shard if count], seed=1, shuffle_window=2)
+    subset = Order(COUNTS, seed=1, shuffle_window=2, subset=SUBSET)
+    np.testing.assert_array_equal(subset.images(0, 40), SUBSET[alone.images(0, 40)])
+
+
+def test_a_subset_of_all_is_no_subset() -> None:
+    whole = Order(COUNTS, seed=1, shuffle_window=2, subset=np.arange(30))
+    np.testing.assert_array_equal(whole.images(0, 70), order().images(0, 70))
+
+
+LABELS = np.array([0, 1, 2, 0, 1, 2, 0, 0])
+
+
+@pytest.mark.parametrize(
+    ("classes", "size", "kept"),
+    [
+        ("", 0, [0, 1, 2, 3, 4, 5, 6, 7]),
+        ("", 3, [0, 1, 2]),
+        ("iris, rose", 0, [0, 2, 3, 5, 6, 7]),
+        ("rose,iris", 4, [0, 2, 3, 5]),
+        ("lily", 2, [1, 4]),
+    ],
+)
+def test_training_subsets(classes: str, size: int, kept: list[int]) -> None:
+    assert training_subset(LABELS, ("rose", "lily", "iris"), classes=classes, size=size).tolist() == kept
+
+
+@pytest.mark.parametrize(
+    ("classes", "size", "message"),
+    [
+        ("", 9, "subset_size must be at most the number of images, 8, got 9"),
+        ("lily", 3, "subset_size must be at most the number of images of the classes lily, 2, got 3"),
+        ("tulip", 0, "classes: must be names of classes, got 'tulip'; there are rose, lily, iris, empty"),
+        ("empty", 0, "classes: the data must have images of them, there is none of empty"),
+    ],
+)
+def test_subsets_that_cannot_be_are_named(classes: str, size: int, message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        training_subset(LABELS, ("rose", "lily", "iris", "empty"), classes=classes, size=size)

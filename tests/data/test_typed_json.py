@@ -15,7 +15,8 @@ class Inner:
 class Outer:
     count: int
     inner: tuple[Inner, ...]
-    options: dict[str, int]
+    options: dict[str, int | str]
+    later: str = "before"
 
 
 GOOD: dict[str, Any] = {"count": 1, "inner": [{"kind": "a"}], "options": {"x": 2}, "unknown": None}
@@ -23,6 +24,7 @@ GOOD: dict[str, Any] = {"count": 1, "inner": [{"kind": "a"}], "options": {"x": 2
 
 def test_builds_nested_dataclasses_and_ignores_the_rest() -> None:
     assert from_json(Outer, GOOD, "f") == Outer(1, (Inner("a"),), {"x": 2})
+    assert from_json(Outer, GOOD | {"later": "now", "options": {"y": "z"}}, "f").later == "now"
 
 
 @pytest.mark.parametrize(
@@ -35,7 +37,9 @@ def test_builds_nested_dataclasses_and_ignores_the_rest() -> None:
         ({"inner": {}}, "f: inner: must be of type list"),
         ({"inner": [{"kind": "c"}]}, r"f: inner\[0\]: kind: must be one of a, b, got 'c'"),
         ({"inner": [{}]}, r"f: inner\[0\]: the field 'kind' is missing"),
-        ({"options": {"x": "2"}}, "f: options.x: must be of type int"),
+        ({"options": {"x": [2]}}, "f: options.x: must be of type int"),
+        ({"options": {"x": -2}}, "f: options.x: must be zero or more"),
+        ({"later": 3}, "f: later: must be of type str"),
     ],
 )
 def test_names_the_field_and_the_value(change: dict[str, Any], message: str) -> None:
