@@ -124,6 +124,15 @@ def from_main(action: Callable[[], T]) -> T:
     return answer  # type: ignore[no-any-return]
 
 
+def gathered(value: T) -> list[T]:
+    """What each rank has called this with, by rank: any values that can be pickled."""
+    if world_size() == 1:
+        return [value]
+    values: list[Any] = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
 def check_equal(facts: Mapping[str, str]) -> None:
     """Compare what each rank holds to be true.
 
@@ -135,8 +144,7 @@ def check_equal(facts: Mapping[str, str]) -> None:
     """
     if world_size() == 1:
         return
-    ranks: list[Any] = [None] * world_size()
-    dist.all_gather_object(ranks, dict(facts))
+    ranks = gathered(dict(facts))
     for number, other in enumerate(ranks):
         for name, value in other.items():
             if value != ranks[0][name]:
@@ -157,11 +165,8 @@ def on_all(action: Callable[[], T]) -> T:
         if world_size() == 1:
             raise
         error = raised
-    if world_size() > 1:
-        errors: list[ValueError | OSError | None] = [None] * world_size()
-        dist.all_gather_object(errors, error)
-        for number, first in enumerate(errors):
-            if first is not None:
-                kind = OSError if isinstance(first, OSError) else ValueError
-                raise kind(f"rank {number}: {first}" if number else str(first))
+    for number, first in enumerate(gathered(error)):
+        if first is not None:
+            kind = OSError if isinstance(first, OSError) else ValueError
+            raise kind(f"rank {number}: {first}" if number else str(first))
     return answer
