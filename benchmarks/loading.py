@@ -43,8 +43,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--steps", type=int, default=300, help="of the training runs; 0 leaves them out")
     arguments = parser.parse_args(argv)
+    torch.set_num_threads(1)  # of this process, which has little to do but take batches
     folder = unpacked(arguments.archive, arguments.scratch / "images")
-    print(f"{cores()} cores, load before: {load()}")
+    print(f"{cores()} cores, load averages before: {load()}")
     shards = converted(arguments.archive, arguments.scratch, SIZE)
     for workers in arguments.workers:
         compare(folder, shards, workers=workers, rounds=arguments.rounds)

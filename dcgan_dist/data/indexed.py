@@ -88,11 +88,11 @@ class IndexedLoader:
             self._begin(decoding, wait=True)
             start, stop = self._slot(step)
             decoding.wait(start, stop)
-            pixels = torch.from_numpy(decoding.pixels[start:stop])
+            pixels = decoding.pixels[start:stop]
             if self._device.type == "cuda":
-                batch = pixels.pin_memory().to(self._device, non_blocking=True)
+                batch = torch.from_numpy(pixels).pin_memory().to(self._device, non_blocking=True)
             else:
-                batch = pixels.clone()
+                batch = torch.from_numpy(pixels.copy())  # not torch's copy: its threads would wait for each other
             self._next = step + 1
             self._begin(decoding, wait=False)
         except UndecodedError as error:

@@ -1,5 +1,6 @@
 """The cache alone: many processes, little room, sudden deaths."""
 
+import fcntl
 import hashlib
 import multiprocessing
 import os
@@ -93,7 +94,7 @@ def test_many_processes_share_little_room(tmp_path: Path) -> None:
 
     living = [start(seed, 60, results) for seed in range(3)]
     dice = random.Random(0)
-    for seed in range(100, 105):
+    for seed in range(100, 103):
         doomed = start(seed, 10**6, context.Queue())
         time.sleep(0.1 + dice.random() * 0.1)
         doomed.kill()
@@ -145,6 +146,28 @@ def test_what_is_held_stays(tmp_path: Path) -> None:
     os.close(hold(cache, 2))
     os.close(second)
     assert sorted(path.name for path in (tmp_path / "set").iterdir()) == ["1", "2"]
+
+
+def test_a_file_removed_just_before_it_is_locked_is_fetched_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = Cache(tmp_path, limit_bytes=2 * SIZE)
+    os.close(hold(cache, 0))
+    path, lock = tmp_path / "set" / "0", fcntl.flock
+    removals = 2  # the first when it is found, the second when it has just been fetched
+
+    def late(handle: int, how: int) -> None:
+        nonlocal removals
+        if how == fcntl.LOCK_SH and removals:
+            removals -= 1
+            path.unlink()
+        lock(handle, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    handle = hold(cache, 0)
+    assert os.path.samestat(path.stat(), os.fstat(handle))
+    assert removals == 0
+    os.close(handle)
 
 
 def test_a_file_is_hashed_unless_it_is_known(tmp_path: Path) -> None:

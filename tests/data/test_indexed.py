@@ -337,7 +337,9 @@ while True:
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", [signal.SIGKILL, signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+)
 def test_workers_end_with_the_trainer_and_say_nothing(shards: Path, number: signal.Signals) -> None:
     """Ctrl-C goes to all processes of the group; here only the trainer, which does not catch it, may say something."""
     command = [sys.executable, "-c", READER, str(shards)]

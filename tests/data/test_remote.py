@@ -52,7 +52,7 @@ def batches(shards: Path) -> list[torch.Tensor]:
 
 @pytest.fixture
 def server(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FileServer]:
-    monkeypatch.setattr(remote, "FIRST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(remote, "FIRST_PAUSE_SECONDS", 0.002)
     with serving(shutil.copytree(shards, tmp_path / "served")) as found:
         yield found
 
@@ -258,8 +258,10 @@ def test_an_endless_index_takes_no_memory(server: FileServer, tmp_path: Path, mo
 
 
 @needs_http
-def test_a_server_may_restart_in_the_middle(server: FileServer, tmp_path: Path, batches: list[torch.Tensor]) -> None:
-    server.pause_seconds = 1.0
+def test_a_server_may_restart_in_the_middle(
+    server: FileServer, tmp_path: Path, batches: list[torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "FIRST_PAUSE_SECONDS", 0.02)
     for shard in read_index(server.directory).contents.shards:
         server.faults[shard.file].append("reset")
     with opened(server.url, tmp_path) as loader:
@@ -342,9 +344,40 @@ def test_a_small_cache_keeps_its_bound_and_drops_what_was_used_longest_ago(serve
     with opened(server.url, tmp_path, shuffle_window=1, cache_gigabytes=limit / 1e9) as loader:
         for step in range(STEPS):
             assert torch.equal(loader.batch(step), expected[step])
-            seen.append(bytes_of(cached(tmp_path, "*")))
+            with loader._files._cache._locked():  # type: ignore[attr-defined]
+                seen.append(bytes_of(cached(tmp_path, "*")))
     assert 2 * min(sizes) < max(seen) <= limit
     assert sum(server.asked.values()) > 2 + 5  # some came twice
+
+
+@needs_http
+@pytest.mark.parametrize("workers", [0, 2])
+def test_what_the_cache_drops_is_gone_from_the_disk(workers: int, server: FileServer, tmp_path: Path) -> None:
+    """Nobody keeps it open."""
+    sizes = [shard.bytes for shard in read_index(server.directory).contents.shards]
+    settings = {"shuffle_window": 1, "workers": workers, "cache_gigabytes": (3 * max(sizes) + 8000) / 1e9}
+    with opened(server.url, tmp_path, **settings) as loader:
+        for step in range(STEPS):
+            loader.batch(step)
+        processes = ["self", *getattr(loader._decoding, "processes", ())]  # type: ignore[attr-defined]
+        deadline = time.monotonic() + 5
+        while any(open_and_deleted(str(process), tmp_path) for process in processes):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    assert not cached(tmp_path, "*.part")
+    assert not [name for name in open_files("self") if str(tmp_path) in name]
+
+
+def open_files(process: str) -> list[str]:
+    found = []
+    for handle in Path(f"/proc/{process}/fd").iterdir():
+        with contextlib.suppress(OSError):
+            found.append(str(handle.readlink()))
+    return found
+
+
+def open_and_deleted(process: str, tmp_path: Path) -> bool:
+    return any(str(tmp_path) in name and name.endswith("(deleted)") for name in open_files(process))
 
 
 @needs_http
@@ -507,7 +540,7 @@ def test_a_process_killed_in_mid_download_blocks_nobody(
 def test_an_s3_bucket(
     shards: Path, tmp_path: Path, batches: list[torch.Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(remote, "FIRST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(remote, "FIRST_PAUSE_SECONDS", 0.002)
     keys = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "hunter2", "AWS_DEFAULT_REGION": "us-east-1"}
     for name, value in keys.items():
         monkeypatch.setenv(name, value)
