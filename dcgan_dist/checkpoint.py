@@ -26,9 +26,8 @@ from dcgan_dist.files import sha256_of, sync, write_whole
 from dcgan_dist.gan import Gan, Player
 
 FORMAT = 2
-MAY_DIFFER = frozenset(
-    {*LENGTHS, *(name for name, _ in leaves(LogConfig())), "data", "loader", "threads", "timeout"}
-) - {"sample_count"}
+_OF_THE_MACHINE = {"data", "loader", "workers", "cache_dir", "cache_gigabytes", "threads", "timeout"}
+MAY_DIFFER = frozenset({*LENGTHS, *(name for name, _ in leaves(LogConfig())), *_OF_THE_MACHINE}) - {"sample_count"}
 """Settings that a resumed run may change. ``data`` is a path; the images themselves are compared by their index."""
 
 

@@ -149,7 +149,7 @@ class DataConfig:
     """The images and the order they come in."""
 
     data: str = ""
-    """Directory of shards written by dcgan-shard."""
+    """Directory of shards written by dcgan-shard, or its https://, http://, s3:// or file:// URL."""
     batch_size: int = 128
     """Real images a step, over all processes together."""
     shuffle_window: int = 16
@@ -160,14 +160,26 @@ class DataConfig:
     """Train on this many images alone: the first in the shards, of the chosen classes, whatever the seed; 0 for all."""
     flip: bool = False
     """Mirror half of the real images, chosen anew each time they are seen."""
-    loader: Literal["auto", "resident"] = "auto"
-    """resident: all images decoded once into the memory of each process. auto chooses it, the only one so far."""
+    loader: Literal["auto", "resident", "indexed"] = "auto"
+    """resident: all images decoded once, in memory that a machine's processes share, or on each GPU. indexed: read and
+    decoded as they are needed, for sets larger than memory; the same run. auto: resident when that takes no more than
+    half of the free memory, divided by the machine's processes (on GPUs: half of a GPU's)."""
+    workers: int | None = None
+    """Loader indexed: processes that decode, for each training process; 0 is none, it decodes itself. Default: one
+    for each of its cores but one, at most 4."""
+    cache_dir: str = ""
+    """Data behind https, http or s3: directory for copies of shards, on a disk of each machine; $NAMES of environment
+    variables are filled in there. Default: $TMPDIR/dcgan_dist-UID, or ~/.cache/dcgan_dist where TMPDIR is not set."""
+    cache_gigabytes: float = 20.0
+    """Largest size of cache_dir, 10^9 bytes; the shards used longest ago are removed first."""
 
     def __post_init__(self) -> None:
         if self.batch_size < 2:
             raise ValueError(f"batch_size must be at least 2, because of batch statistics, got {self.batch_size}")
         _positive("shuffle_window", self.shuffle_window)
         _not_negative("subset_size", self.subset_size)
+        _not_negative("workers", self.workers or 0)
+        _positive("cache_gigabytes", self.cache_gigabytes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -332,6 +344,13 @@ def without_effect(config: TrainConfig) -> list[str]:
     for name in ("instance_noise_decay", "instance_noise_on"):
         if losses.instance_noise == 0 and getattr(losses, name) != getattr(LossConfig(), name):
             found.append(f"{name} has no effect with instance_noise 0")
+    images = config.images
+    if images.loader == "resident" and images.workers is not None:
+        found.append("workers has no effect with loader resident")
+    for name in ("cache_dir", "cache_gigabytes"):
+        local = not images.data.startswith(("https:", "http:", "s3:"))
+        if local and getattr(images, name) != getattr(DataConfig(), name):
+            found.append(f"{name} has no effect with data on this machine")
     if config.log.tracker == "none" and config.log.project != LogConfig().project:
         found.append("project has no effect with tracker none")
     return found

@@ -2,7 +2,11 @@
 
 import os
 import platform
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+
+_CGROUPS = Path("/sys/fs/cgroup")
 
 
 def cores() -> int:
@@ -20,3 +24,73 @@ def cpu_model() -> str:
         lines = []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
+
+
+def free_memory(proc: Path = Path("/proc"), cgroups: Path = _CGROUPS) -> int:
+    """Bytes that may still be taken: what the machine has, or less where a container or a batch job is limited."""
+    return max(0, min([_available(proc / "meminfo"), *_left_in_cgroups(proc / "self" / "cgroup", cgroups)]))
+
+
+def anonymous_file(size: int) -> int:
+    """A file descriptor of ``size`` zero bytes that never have a name, for processes to map together.
+
+    Raises:
+        OSError: If there is no room.
+    """
+    if hasattr(os, "memfd_create"):  # memory, also where /dev/shm is small, as in a container
+        handle = os.memfd_create("dcgan_dist")
+    else:
+        with tempfile.TemporaryFile() as file:
+            handle = os.dup(file.fileno())
+    try:
+        os.ftruncate(handle, size)
+    except BaseException:
+        os.close(handle)
+        raise
+    return handle
+
+
+def _available(meminfo: Path) -> int:
+    """Bytes the kernel can hand out without swapping; half of all where it does not say (macOS)."""
+    try:
+        for line in meminfo.read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+
+
+def _left_in_cgroups(membership: Path, cgroups: Path) -> Iterator[int]:
+    """Bytes left in each control group around this process that has a limit, of version 2 or 1."""
+    try:
+        lines = membership.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            top, names = cgroups, ("memory.max", "memory.current", "inactive_file")
+        elif "memory" in controllers.split(","):
+            top, names = cgroups / "memory", ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+        else:
+            continue
+        group = top / path.lstrip("/")
+        for directory in (group, *group.parents):
+            left = _left(directory, names)
+            if left is not None:
+                yield left
+            if directory == top:
+                break
+
+
+def _left(directory: Path, names: tuple[str, str, str]) -> int | None:
+    """Limit minus use of one control group, the file cache not counted; None without a limit."""
+    limit, used, cached = names
+    try:
+        allowed = (directory / limit).read_text(encoding="ascii").strip()
+        taken = int((directory / used).read_text(encoding="ascii"))
+        statistics = dict(line.split() for line in (directory / "memory.stat").read_text(encoding="ascii").splitlines())
+    except (OSError, ValueError):
+        return None
+    return None if allowed == "max" else int(allowed) - taken + int(statistics.get(cached, 0))

@@ -15,7 +15,7 @@ import torch
 from rich.console import Console
 
 from dcgan_dist import checkpoint
-from dcgan_dist.cli import fail, is_first_process, parse, tell, to_yaml
+from dcgan_dist.cli import fail, is_first_process, parse, read_yaml, tell, to_yaml
 from dcgan_dist.config import LENGTHS, TrainConfig, changed, without_effect
 from dcgan_dist.data.loader import Loader, open_loader
 from dcgan_dist.distributed import collectives
@@ -79,7 +79,7 @@ def _prepare_and_run(config: TrainConfig, runtime: Runtime) -> None:
     except PeerError as error:
         _fail_here(error)
     try:
-        with last_words():
+        with contextlib.closing(job.loader), last_words():
             if config.run.dry_run:
                 _dry_run(job)
             else:
@@ -145,9 +145,8 @@ def _prepared(config: TrainConfig, runtime: Runtime) -> _Job:
     for sentence in (*without_effect(config), *launcher_disagreements(config.compute)):
         console.print(f"warning: {sentence}")
     gan = collectives.on_all(partial(build_gan, config, runtime))
-    loader = collectives.on_all(
-        partial(open_loader, config.images, config.network, seed=config.seed, rows=rows, device=runtime.device)
-    )
+    config = changed(config, {"loader": collectives.from_main(partial(_chosen_loader, config))})
+    loader = open_loader(config.images, config.network, seed=config.seed, rows=rows, device=runtime.device)
     total_steps = config.steps(loader.image_count)
     _check_first_batch(config, gan, loader, device=runtime.device)
 
@@ -178,7 +177,7 @@ def _prepared(config: TrainConfig, runtime: Runtime) -> _Job:
         collectives.from_main(partial(checkpoint.tidy, run.checkpoints, keep=config.log.keep_checkpoints))
         collectives.from_main(partial(run.forget_samples, after=resumed.step))
     return _Job(
-        config=changed(config, {"loader": "resident", "threads": torch.get_num_threads()}),
+        config=changed(config, {**loader.settings, "threads": torch.get_num_threads()}),
         runtime=runtime,
         console=console,
         gan=gan,
@@ -187,6 +186,15 @@ def _prepared(config: TrainConfig, runtime: Runtime) -> _Job:
         resumed=resumed,
         total_steps=total_steps,
     )
+
+
+def _chosen_loader(config: TrainConfig) -> str:
+    """The setting ``loader``; a run that goes on keeps what ``auto`` chose when it began."""
+    if config.images.loader == "auto" and config.run.resume:
+        written = RunDirectory(Path(config.run.run_dir)).config
+        if written.exists():
+            return str(read_yaml(written).get("loader", "auto"))
+    return config.images.loader
 
 
 def _check_first_batch(config: TrainConfig, gan: Gan, loader: Loader, *, device: torch.device) -> None:

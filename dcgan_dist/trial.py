@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from dcgan_dist.cli import read_yaml, to_yaml
 from dcgan_dist.config import NetworkConfig, TrainConfig, changed
-from dcgan_dist.data.loader import ResidentLoader
 from dcgan_dist.data.order import Order
+from dcgan_dist.data.resident import ResidentLoader
 from dcgan_dist.data.synthetic import draw_flower
 from dcgan_dist.data.transforms import with_channels
 from dcgan_dist.distributed import collectives

@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from dcgan_dist import sample, shard, tracking, train
+from dcgan_dist.data.loader import open_loader
 from dcgan_dist.loop import Training
 from tests import jobs
 from tests.jobs import rows, status
@@ -340,13 +341,13 @@ def test_a_start_that_fails_is_not_queued_again(
 def test_a_signal_before_the_first_step_stops_the_run(
     flower_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = train.open_loader
+    original = open_loader
 
     def slowly(*args: Any, **kwargs: Any) -> Any:
         signal.raise_signal(signal.SIGUSR2)
         return original(*args, **kwargs)
 
-    monkeypatch.setattr(train, "open_loader", slowly)
+    monkeypatch.setattr("dcgan_dist.train.open_loader", slowly)
     train.main(flags(flower_shards, tmp_path / "run"))
     assert status(tmp_path / "run") == {"state": "stopped", "reason": "SIGUSR2 at step 0"}
     assert (tmp_path / "run" / "requeue").exists()

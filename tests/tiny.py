@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from dcgan_dist.config import ComputeConfig, TrainConfig, changed
-from dcgan_dist.data.loader import ResidentLoader
 from dcgan_dist.data.order import Order
+from dcgan_dist.data.resident import ResidentLoader
 from dcgan_dist.distributed.draws import StepDraws, run_key
 from dcgan_dist.distributed.runtime import Runtime, start
 from dcgan_dist.gan import Gan, build_gan

@@ -1,8 +1,10 @@
 """From shards to batches: this process's rows of step k, as uint8 pixels on its device."""
 
 import hashlib
+import os
+from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -10,9 +12,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dcgan_dist.config import DataConfig, NetworkConfig
+from dcgan_dist.data.cache import Cache
+from dcgan_dist.data.indexed import IndexedLoader
 from dcgan_dist.data.order import Order, training_subset
-from dcgan_dist.data.shards import Index, read_index, read_pixels
-from dcgan_dist.data.transforms import with_channels
+from dcgan_dist.data.remote import parse_place
+from dcgan_dist.data.resident import ResidentLoader, decoded
+from dcgan_dist.data.shard_files import FetchedShards, LocalShards, ShardFiles, fetch_index
+from dcgan_dist.data.shards import INDEX_NAME, Index, read_index
+from dcgan_dist.distributed import collectives
+from dcgan_dist.distributed.node import Node, this_node
+from dcgan_dist.machine import cores, free_memory
+
+RESIDENT_SHARE = 0.5
+"""Of the free memory: what all images may take for ``auto`` to keep them there."""
+MOST_WORKERS = 4
+"""Worker processes that a training process has unless it is told how many."""
 
 
 class Loader(Protocol):
@@ -24,74 +38,109 @@ class Loader(Protocol):
     """Of the training subset."""
     description: str
     """For people: what was loaded and how."""
+    settings: dict[str, Any]
+    """What was left to be chosen, by the names of the settings."""
 
     def positions(self, step: int) -> NDArray[np.int64]:
         """(batch_size,) numbers of the images of a step (from 0), over all processes."""
 
     def batch(self, step: int) -> Tensor:
-        """Pixels of this process's rows of a step (from 0), (rows, channels, size, size) uint8, on the device."""
+        """Pixels of this process's rows of a step (from 0), (rows, channels, size, size) uint8, on the device.
+
+        Raises:
+            OSError: when a shard or an image cannot be read, naming it.
+        """
 
     def first(self, count: int) -> NDArray[np.uint8]:
-        """(count or fewer, H, W, C) uint8: the first images of the whole order, as the run sees them."""
+        """(count or fewer, H, W, C) uint8: the first images of the whole order, as the run sees them.
 
+        Raises:
+            OSError: as batch.
+        """
 
-class ResidentLoader:
-    """All images decoded once into one uint8 tensor on the device; a batch is one gather."""
-
-    def __init__(self, pixels: Tensor, order: Order, *, batch_size: int, rows: tuple[int, int], digest: str) -> None:
-        self.digest = digest
-        self.image_count = order.length
-        self.description = f"resident, {pixels.nbytes / 2**20:.1f} MiB on {pixels.device}"
-        self._pixels = pixels
-        self._order = order
-        self._batch_size = batch_size
-        self._rows = rows
-
-    def positions(self, step: int) -> NDArray[np.int64]:
-        return self._order.images(step * self._batch_size, (step + 1) * self._batch_size)
-
-    def batch(self, step: int) -> Tensor:
-        chosen = torch.from_numpy(self.positions(step)[slice(*self._rows)])
-        if self._pixels.is_cuda:
-            chosen = chosen.pin_memory().to(self._pixels.device, non_blocking=True)
-        return self._pixels[chosen]
-
-    def first(self, count: int) -> NDArray[np.uint8]:
-        images = torch.from_numpy(self._order.images(0, min(count, self.image_count)))
-        return self._pixels[images.to(self._pixels.device)].permute(0, 2, 3, 1).cpu().numpy()
+    def close(self) -> None:
+        """End what works ahead: threads, processes, locks on shards."""
 
 
 def open_loader(
     data: DataConfig, network: NetworkConfig, *, seed: int, rows: tuple[int, int], device: torch.device
 ) -> Loader:
-    """The loader of a run.
+    """The loader of a run. Every rank calls it.
 
     Args:
-        data: which shards, and the batch size.
+        data: which shards, how, and the batch size.
         network: which size and channels the images must have; colour becomes grey for one channel.
         seed: the run's seed.
         rows: start and stop of this process's rows of the global batch.
         device: where batches are wanted.
 
     Raises:
-        ValueError: no shards, shards of another size, or damaged ones; the field or file is named.
+        ValueError: on every rank; no shards, shards of another size, or damaged ones; the field or file is named.
+        OSError: on every rank; something cannot be read or fetched.
     """
-    index = _checked_index(data, network)
-    pixels = read_pixels(index)
-    if network.channels != index.shape[3]:
-        pixels = np.stack([with_channels(image, network.channels) for image in pixels])
-    resident = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous().to(device)
-    counts = [shard.images for shard in index.contents.shards]
-    names = index.contents.settings.classes
-    subset = training_subset(index.labels, names, classes=data.classes, size=data.subset_size)
+    node = this_node()
+    files = _opened(data)
+    collectives.on_all(partial(_check, files.index, data, network))
+    counts = [shard.images for shard in files.index.contents.shards]
+    subset = collectives.on_all(partial(_subset, files.index, data))
     order = Order(counts, seed=seed, shuffle_window=data.shuffle_window, subset=subset)
-    return ResidentLoader(resident, order, batch_size=data.batch_size, rows=rows, digest=_digest(index))
+    digest = _digest(files.index)
+    if _is_resident(data, network, order.length, node, device):
+        images = np.arange(order.length) if subset is None else subset
+        pixels, sharers = decoded(files, images, node, channels=network.channels, device=device)
+        return ResidentLoader(
+            pixels, order, batch_size=data.batch_size, rows=rows, digest=digest, images=images, sharers=sharers
+        )
+    at_once = _shards_at_once(order.shard_counts, data)
+    collectives.on_all(lambda: files.check(range(len(counts))[node.rank :: node.size], at_once=at_once))
+    workers = collectives.from_main(lambda: max(0, min(MOST_WORKERS, cores() // node.size - 1)))
+    return IndexedLoader(
+        files,
+        order,
+        batch_size=data.batch_size,
+        rows=rows,
+        channels=network.channels,
+        workers=workers if data.workers is None else data.workers,
+        node=node,
+        device=device,
+        digest=digest,
+    )
 
 
-def _checked_index(data: DataConfig, network: NetworkConfig) -> Index:
-    if not data.data:
-        raise ValueError("data must be a directory of shards, got none; make one with dcgan-shard")
-    index = read_index(Path(data.data))
+def _subset(index: Index, data: DataConfig) -> NDArray[np.int64] | None:
+    """The images that the run trains on; None for all."""
+    if not (data.classes or data.subset_size):
+        return None
+    names = index.contents.settings.classes
+    return training_subset(index.labels, names, classes=data.classes, size=data.subset_size)
+
+
+def _opened(data: DataConfig) -> ShardFiles:
+    """The shards that the settings name, the same on all ranks."""
+    place = collectives.on_all(partial(parse_place, data.data))
+    if isinstance(place, Path):
+        return LocalShards(collectives.on_all(partial(read_index, place)))
+    remote = place
+
+    def connected() -> Cache:
+        remote.connect()
+        return Cache(_cache_directory(data.cache_dir), limit_bytes=int(data.cache_gigabytes * 1e9))
+
+    cache = collectives.on_all(connected)
+    text = collectives.from_main(partial(remote.read_index, INDEX_NAME))
+    return FetchedShards(remote, cache, collectives.on_all(partial(fetch_index, remote, cache, text)))
+
+
+def _cache_directory(setting: str) -> Path:
+    """Where fetched shards are kept: cache_dir, or below TMPDIR where that is set, or below the user's cache."""
+    if setting:
+        return Path(os.path.expandvars(setting)).expanduser()
+    if os.environ.get("TMPDIR"):
+        return Path(os.environ["TMPDIR"]) / f"dcgan_dist-{os.getuid()}"
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "dcgan_dist"
+
+
+def _check(index: Index, data: DataConfig, network: NetworkConfig) -> None:
     _, _, size, channels = index.shape
     if size != network.image_size:
         raise ValueError(
@@ -100,7 +149,39 @@ def _checked_index(data: DataConfig, network: NetworkConfig) -> Index:
         )
     if channels < network.channels:
         raise ValueError(f"data {data.data} is grey, the model makes colour: convert without --gray or use channels 1")
-    return index
+
+
+def _is_resident(data: DataConfig, network: NetworkConfig, images: int, node: Node, device: torch.device) -> bool:
+    """Whether so many images are to be kept in memory, decoded; the same on all ranks.
+
+    Raises:
+        ValueError: if that is asked for and there is no room.
+    """
+    needed = images * network.channels * network.image_size**2
+    machine = free_memory()
+    room = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else machine
+
+    def check() -> bool:
+        if data.loader == "auto":
+            return needed <= RESIDENT_SHARE * min(room, machine / (1 if device.type == "cuda" else node.size))
+        if data.loader == "resident" and needed > min(room, machine):
+            raise ValueError(
+                f"loader resident needs {needed / 2**30:.1f} GiB for {images:,} images, "
+                f"{min(room, machine) / 2**30:.1f} GiB are free; use --loader indexed"
+            )
+        return data.loader == "resident"
+
+    return all(collectives.gathered(collectives.on_all(check)))
+
+
+def _shards_at_once(counts: list[int], data: DataConfig) -> int:
+    """How many shards the windows that one batch touches may have, at most."""
+    window, ordered = data.shuffle_window, sorted(counts)
+    windows = 2 + data.batch_size // max(1, sum(ordered[:window]))
+    rest = len(counts) % window
+    if rest and data.batch_size > sum(ordered[:rest]):
+        windows += 1  # the last one of an epoch is smaller
+    return min(len(counts), window * windows)
 
 
 def _digest(index: Index) -> str:

@@ -1,12 +1,16 @@
 """Which images make up step k: pure arithmetic on (seed, epoch, shard counts), with no state to save."""
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dcgan_dist.data.permute import permutation
 from dcgan_dist.data.subset import labels_of, names_in
+
+T = TypeVar("T")
+_KEPT = 4  # epochs' shards and windows' images that are remembered; a batch may span two
 
 
 def training_subset(
@@ -41,7 +45,8 @@ class Order:
     """The endless concatenation of epoch orders; step k of batch size B owns its positions kB to (k + 1)B.
 
     An epoch has each image once: shards are permuted, cut into windows of ``shuffle_window`` shards, and images are
-    permuted inside each window. So every image is used equally often and no batch is short.
+    permuted inside each window. So every image is used equally often and no batch is short. Windows are counted over
+    all epochs, from 0; memory is that of a few windows, whatever the size of the set.
 
     Args:
         shard_counts: images in each shard.
@@ -59,35 +64,88 @@ class Order:
         shuffle_window: int,
         subset: NDArray[np.int64] | None = None,
     ) -> None:
-        self._images = np.arange(sum(shard_counts)) if subset is None else subset
-        self.length = len(self._images)
+        ends = np.cumsum(shard_counts)
+        if subset is not None:
+            ends = np.searchsorted(subset, ends)  # places in the subset
+        bounds = np.concatenate([[0], ends])
+        self.length = int(bounds[-1])
         if self.length == 0:
             raise ValueError("the data set must have at least one image, got 0")
-        ends = np.searchsorted(self._images, np.cumsum(shard_counts))  # places in the subset
-        self._bounds = np.unique(np.concatenate([[0], ends]))
+        self.shard_counts = [int(count) for count in np.diff(bounds) if count]
+        """Images of each shard that has any."""
+        self._shards = np.flatnonzero(np.diff(bounds))  # their numbers in the index
+        self._bounds = np.unique(bounds)
+        self._subset = subset
         self._seed = seed
-        self._window = shuffle_window
-        self._recent: dict[int, NDArray[np.int64]] = {}
+        self._shuffle_window = shuffle_window
+        self._per_epoch = -(-len(self._shards) // shuffle_window)  # windows
+        self._epochs: dict[int, tuple[NDArray[np.int64], NDArray[np.int64]]] = {}
+        self._windows: dict[int, NDArray[np.int64]] = {}
 
     def epoch(self, epoch: int) -> NDArray[np.int64]:
-        """(length,) image numbers of one epoch, counted over the shards in the order of the index."""
-        if epoch not in self._recent:
-            shards = permutation(len(self._bounds) - 1, self._seed, epoch)
-            parts = []
-            for window, first in enumerate(range(0, len(shards), self._window)):
-                chosen = shards[first : first + self._window]
-                images = np.concatenate([self._images[self._bounds[s] : self._bounds[s + 1]] for s in chosen])
-                parts.append(images[permutation(len(images), self._seed, epoch, window + 1)])
-            newest = {e: order for e, order in self._recent.items() if e == epoch - 1}  # a batch may span two
-            self._recent = newest | {epoch: np.concatenate(parts)}
-        return self._recent[epoch]
+        """(length,) image numbers of one epoch."""
+        return self.images(epoch * self.length, (epoch + 1) * self.length)
 
     def images(self, start: int, stop: int) -> NDArray[np.int64]:
-        """(stop - start,) image numbers at positions ``start`` to ``stop`` of the endless order."""
+        """(stop - start,) image numbers, counted over all shards in the order of the index.
+
+        Args:
+            start: first position of the endless order.
+            stop: position after the last.
+        """
         parts = []
         while start < stop:
-            epoch, offset = divmod(start, self.length)
-            part = self.epoch(epoch)[offset : offset + stop - start]
+            window = self.window_at(start)
+            images = self._window(window)
+            offset = start - self._begin(window)
+            part = images[offset : offset + stop - start]
             parts.append(part)
             start += len(part)
         return np.concatenate(parts)
+
+    def window_at(self, position: int) -> int:
+        """The window that a position of the endless order lies in."""
+        epoch, offset = divmod(position, self.length)
+        _, begins = self._epoch(epoch)
+        return epoch * self._per_epoch + int(np.searchsorted(begins, offset, side="right")) - 1
+
+    def window_shards(self, window: int) -> list[int]:
+        """The shards whose images a window has, by their numbers in the index."""
+        return [int(shard) for shard in self._shards[self._places(window)]]
+
+    def _places(self, window: int) -> NDArray[np.int64]:
+        """The shards of a window, by their places among those that have images."""
+        epoch, place = divmod(window, self._per_epoch)
+        first = place * self._shuffle_window
+        return self._epoch(epoch)[0][first : first + self._shuffle_window]
+
+    def _begin(self, window: int) -> int:
+        """The position of a window's first image."""
+        epoch, place = divmod(window, self._per_epoch)
+        return epoch * self.length + int(self._epoch(epoch)[1][place])
+
+    def _epoch(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The permuted shards of an epoch, and how many images come before each of its windows."""
+        if epoch not in self._epochs:
+            shards = permutation(len(self._bounds) - 1, self._seed, epoch)
+            counts = np.diff(self._bounds)[shards]
+            before = np.concatenate([[0], np.cumsum(counts)[:-1]])
+            _remember(self._epochs, epoch, (shards, before[:: self._shuffle_window]))
+        return self._epochs[epoch]
+
+    def _window(self, window: int) -> NDArray[np.int64]:
+        """The images of a window, permuted."""
+        if window not in self._windows:
+            epoch, place = divmod(window, self._per_epoch)
+            images = np.concatenate([np.arange(self._bounds[s], self._bounds[s + 1]) for s in self._places(window)])
+            if self._subset is not None:
+                images = self._subset[images]
+            _remember(self._windows, window, images[permutation(len(images), self._seed, epoch, place + 1)])
+        return self._windows[window]
+
+
+def _remember(recent: dict[int, T], key: int, value: T) -> None:
+    """Add to ``recent``, and forget the oldest when there are too many."""
+    recent[key] = value
+    if len(recent) > _KEPT:
+        del recent[next(iter(recent))]

@@ -31,6 +31,7 @@ INDEX_NAME = "index.json"
 ENTRIES_NAME = "index.npy"
 ENTRY = np.dtype([("shard", "<u4"), ("offset", "<u8"), ("length", "<u4"), ("label", "<u4")])
 """Of one image: number of its shard, place and length of its file in that shard (bytes), class number."""
+_DAMAGED = "{path}: is damaged: its sha256 is not the one in the index; run the dcgan-shard command again"
 
 
 @dataclass(frozen=True)
@@ -220,6 +221,43 @@ def verify(index: Index, *, report: Callable[[int], None]) -> list[str]:
     return found
 
 
+def path_of_stated_size(index: Index, shard: int) -> Path:
+    """The file of a shard.
+
+    Raises:
+        DamagedError: If it is missing or has another length than the index says.
+    """
+    path, expected = index.path(shard), index.contents.shards[shard].bytes
+    if not path.exists():
+        raise DamagedError(f"{path}: is missing; run the dcgan-shard command again")
+    size = path.stat().st_size
+    if size != expected:
+        raise DamagedError(f"{path}: must have {expected:,} bytes, has {size:,}; run the dcgan-shard command again")
+    return path
+
+
+def check_shard(index: Index, shard: int) -> None:
+    """Compare a shard with the index, byte for byte.
+
+    Raises:
+        DamagedError: If it is missing or not what the index says.
+        OSError: If it cannot be read.
+    """
+    path = path_of_stated_size(index, shard)
+    if sha256_of(path) != index.contents.shards[shard].sha256:
+        raise DamagedError(_DAMAGED.format(path=path))
+
+
+def member_name(path: Path, offset: int) -> str:
+    """The name of the member whose bytes begin at ``offset`` of a tar; empty if there is none."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, offset - tarfile.BLOCKSIZE))
+            return tarfile.TarInfo.frombuf(file.read(tarfile.BLOCKSIZE), "utf-8", "replace").name
+    except (OSError, tarfile.HeaderError):
+        return ""
+
+
 def is_whole(path: Path, shard: Shard) -> bool:
     """Whether the file of a shard has the bytes that were written."""
     return path.is_file() and path.stat().st_size == shard.bytes and sha256_of(path) == shard.sha256
@@ -280,23 +318,18 @@ def _read_entries(path: Path, contents: Contents) -> NDArray[np.void]:
         raise DamagedError(f"{path}: shard: must count up as {INDEX_NAME} says")
     if np.any(ends > sizes[entries["shard"]]) or np.any(ends < entries["offset"]):
         raise DamagedError(f"{path}: offset and length: must end inside the shard")
-    if np.bincount(entries["label"], minlength=len(contents.class_counts)).tolist() != list(contents.class_counts):
+    classes = len(contents.class_counts)
+    foreign = np.any(entries["label"] >= classes)  # before bincount takes memory for as many as the largest label
+    if foreign or np.bincount(entries["label"], minlength=classes).tolist() != list(contents.class_counts):
         raise DamagedError(f"{path}: label: must count as class_counts in {INDEX_NAME}")
     return entries
 
 
 def _shard_bytes(index: Index, shard: int) -> bytes:
-    path, expected = index.path(shard), index.contents.shards[shard].bytes
-    if not path.exists():
-        raise DamagedError(f"{path}: is missing; run the dcgan-shard command again")
-    size = path.stat().st_size
-    if size != expected:
-        raise DamagedError(f"{path}: must have {expected:,} bytes, has {size:,}; run the dcgan-shard command again")
+    path = path_of_stated_size(index, shard)
     data = path.read_bytes()
     if hashlib.sha256(data).hexdigest() != index.contents.shards[shard].sha256:
-        raise DamagedError(
-            f"{path}: is damaged: its sha256 is not the one in the index; run the dcgan-shard command again"
-        )
+        raise DamagedError(_DAMAGED.format(path=path))
     return data
 
 

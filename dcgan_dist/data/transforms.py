@@ -129,6 +129,8 @@ def decode_stored(data: bytes, size: int, *, channels: int) -> Pixels:
     found = _stored_size(data)
     if found != (size, size):
         raise ValueError(f"must be {size} x {size} pixels, is {found[0]} x {found[1]}")
+    if data.startswith(_PNG_START):
+        _check_chunks(data)
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error as error:
@@ -153,6 +155,17 @@ def _stored_size(data: bytes) -> tuple[int, int]:
             return image.size
     except (OSError, ValueError, SyntaxError) as error:
         raise ValueError("is not a PNG, JPEG or WEBP image") from error
+
+
+def _check_chunks(data: bytes) -> None:
+    """Raise ValueError unless a PNG's chunks lie inside it: OpenCV takes as much memory as a chunk says it has."""
+    place = 8
+    while place < len(data):
+        kind = data[place + 4 : place + 8]
+        place += 12 + int.from_bytes(data[place : place + 4], "big")
+        if kind == b"IEND" and place <= len(data):
+            return
+    raise ValueError("cannot be decoded: is not a whole PNG file")
 
 
 def _is_grey(pixels: Pixels) -> bool:

@@ -105,7 +105,7 @@ def stops_while_the_others_compute(directory: Path) -> None:
 @pytest.mark.slow
 def test_a_rank_that_falls_silent_ends_the_others_too(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     begin = time.monotonic()
-    with pytest.raises(RankError, match="rank [02] died"):
+    with pytest.raises(RankError, match=r"rank [02] died"):
         run_ranks(stops_while_the_others_compute, 3, tmp_path)
     assert 3 + SILENCE_SECONDS < time.monotonic() - begin < 3 + 30
 
