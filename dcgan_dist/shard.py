@@ -19,7 +19,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.table import Table
 from rich.text import Text
 
-from dcgan_dist.data.convert import UnreadableImagesError, claimed, convert
+from dcgan_dist.data.claim import WHOLE, Part, claimed
+from dcgan_dist.data.convert import Job, UnreadableImagesError, convert, convert_part, finish, images_of
 from dcgan_dist.data.errors import DamagedError
 from dcgan_dist.data.members import printable
 from dcgan_dist.data.shards import FORMAT, Index, Settings, read_index, read_rows, verify
@@ -28,6 +29,7 @@ from dcgan_dist.data.subset import names_in
 from dcgan_dist.data.transforms import MAX_PIXELS, Crop, Format, Resize, Target
 from dcgan_dist.images import grid, write_png
 from dcgan_dist.machine import cores
+from dcgan_dist.words import counted
 
 PROGRAM = "dcgan-shard"
 PLAIN_LINE_SECONDS = 10
@@ -40,6 +42,11 @@ CROP_HELP = (
     "image in its own shape, padded with black to a square"
 )
 RESIZE_HELP = "area: mean of what a pixel covers (default); bilinear: plain, without smoothing; lanczos"
+SKIP_BAD_HELP = "leave out images that cannot be read, and record them in the index"
+PART_HELP = (
+    "convert part I of N (1 to N) alone, beside others, for example in a job array; any can be run again; when all are "
+    "done, 'dcgan-shard finish DIR' writes the index"
+)
 FORMAT_HELP = "of the images in the shards: png (default) and webp lose nothing, jpg (quality 95) does"
 
 
@@ -104,6 +111,13 @@ def _parser() -> argparse.ArgumentParser:
         command = add(name, source.help, source.example)
         _add_source(command, source)
         command.set_defaults(run=functools.partial(_convert, name))
+    command = add(
+        "finish", "check what the parts of a conversion with --part wrote, and write the index", "shards/flowers17-32"
+    )
+    command.add_argument("directory", type=Path, metavar="DIR")
+    command.add_argument("--skip-bad", action="store_true", help=SKIP_BAD_HELP)
+    command.add_argument("--quiet", action="store_true", help="print nothing but errors")
+    command.set_defaults(run=_finish)
     command = add("info", "what is in a directory of shards: a table and a contact sheet", "shards/flowers17-32")
     command.add_argument("directory", type=Path, metavar="DIR")
     command.add_argument("--out", type=Path, metavar="FILE", help=f"the contact sheet (default DIR/{SHEET_NAME})")
@@ -131,9 +145,7 @@ def _add_source(command: argparse.ArgumentParser, source: Source) -> None:
     if source.decodes:
         add("--crop", choices=get_args(Crop), default="none", help=CROP_HELP)
         add("--resize", choices=get_args(Resize), default="area", help=RESIZE_HELP)
-        add(
-            "--skip-bad", action="store_true", help="leave out images that cannot be read, and record them in the index"
-        )
+        add("--skip-bad", action="store_true", help=SKIP_BAD_HELP)
     else:
         command.set_defaults(crop="none", resize="area", skip_bad=False)
     add("--format", choices=get_args(Format), default="png", help=FORMAT_HELP)
@@ -143,6 +155,7 @@ def _add_source(command: argparse.ArgumentParser, source: Source) -> None:
     add("--shard-images", type=_positive, default=512, metavar="N", help="images a shard (default 512)")
     add("--shuffle-seed", type=int, default=0, metavar="N", help="seed of the order in the shards (default 0)")
     add("--workers", type=_positive, default=cores(), metavar="N", help=f"processes (default all cores, {cores()})")
+    add("--part", type=_part, default=WHOLE, metavar="I/N", help=PART_HELP)
     add("--quiet", action="store_true", help="print nothing but errors")
 
 
@@ -164,6 +177,14 @@ def _positive(text: str) -> int:
     return number
 
 
+def _part(text: str) -> Part:
+    number, _, count = text.partition("/")
+    try:
+        return Part(int(number), int(count))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be I/N with I from 1 to N, as 2/8, got {text}") from None
+
+
 def _dashed(argument: str) -> str:
     """``--shuffle_seed=1`` as ``--shuffle-seed=1``; the trainer's flags have underscores, so both are taken."""
     flag, equals, value = argument.partition("=")
@@ -178,7 +199,8 @@ def _convert(name: str, arguments: argparse.Namespace) -> None:
     target = Target(arguments.size, 1 if arguments.gray else 3, arguments.crop, arguments.resize, arguments.format)
     subset = Subset(arguments.classes, arguments.limit, arguments.subset_seed or 0)
     _check_arguments(name, arguments)
-    with claimed(arguments.out) as scratch:
+    part: Part = arguments.part
+    with claimed(arguments.out, part) as scratch:
         found = subset.of(source.open(Request(tuple(arguments.files), values, scratch)))
         settings = Settings(
             format=FORMAT,
@@ -195,17 +217,39 @@ def _convert(name: str, arguments: argparse.Namespace) -> None:
         )
         if not arguments.quiet:
             _print_source(found, grey=source.grey and not arguments.gray)
-        with _progress(len(found.records), quiet=arguments.quiet) as report:
-            index, converted = convert(
+        with _progress(images_of(part, settings), quiet=arguments.quiet) as report:
+            job = Job(
                 found.records,
                 arguments.out,
-                settings=settings,
+                settings,
+                scratch=scratch,
                 workers=arguments.workers,
                 skip_bad=arguments.skip_bad,
                 report=report,
             )
+            if part == WHOLE:
+                index, converted = convert(job)
+            else:
+                shards, converted = convert_part(job, part)
+    seconds = time.monotonic() - began
+    if arguments.quiet:
+        return
+    if part == WHOLE:
+        _print_summary(index, converted, seconds=seconds)
+    else:
+        _say(f"part {part}: {_rate(converted, seconds)} in {counted(shards, 'shard')}")
+        _say(f"when all {part.count} parts are done: {PROGRAM} finish {arguments.out}")
+
+
+def _finish(arguments: argparse.Namespace) -> None:
+    began = time.monotonic()
+    if not arguments.directory.is_dir():
+        raise ValueError(f"{arguments.directory}: must be a directory that parts of a conversion were written to")
+    with claimed(arguments.directory), _progress(None, quiet=arguments.quiet) as report:
+        index = finish(arguments.directory, skip_bad=arguments.skip_bad, report=report)
     if not arguments.quiet:
-        _print_summary(index, converted, seconds=time.monotonic() - began)
+        _say(f"checked {counted(len(index.contents.shards), 'shard')} in {time.monotonic() - began:.1f} s")
+        _print_end(index)
 
 
 def _check_arguments(name: str, arguments: argparse.Namespace) -> None:
@@ -243,8 +287,16 @@ def _print_summary(index: Index, converted: int, *, seconds: float) -> None:
     if converted == 0:
         _say(f"nothing to do: {index.directory} is whole")
     else:
-        rate = f"converted {converted:,} images in {seconds:.1f} s, {converted / seconds:,.0f} images/s"
-        _say(f"{rate}, {_megabytes(index)} in {len(contents.shards):,} shards")
+        _say(f"{_rate(converted, seconds)}, {_megabytes(index)} in {counted(len(contents.shards), 'shard')}")
+    _print_end(index)
+
+
+def _rate(images: int, seconds: float) -> str:
+    return f"converted {images:,} images in {seconds:.1f} s, {images / seconds:,.0f} images/s"
+
+
+def _print_end(index: Index) -> None:
+    contents = index.contents
     _say(f"{contents.images:,} images, {len(contents.settings.classes):,} classes: {index.directory}")
     _say(f"next: {PROGRAM} info {index.directory}")
 
@@ -325,8 +377,13 @@ class _Rate(ProgressColumn):
 
 
 @contextlib.contextmanager
-def _progress(total: int, *, quiet: bool) -> Iterator[Callable[[int], None]]:
-    """Something to call with numbers of finished images: a bar on a terminal, else a line now and then, on stderr."""
+def _progress(total: int | None, *, quiet: bool) -> Iterator[Callable[[int], None]]:
+    """Something to call with numbers of finished images: a bar on a terminal, else a line now and then, on stderr.
+
+    Args:
+        total: How many there will be, if that is known.
+        quiet: Show nothing.
+    """
     if quiet:
         yield lambda count: None
     elif sys.stderr.isatty():
@@ -343,7 +400,8 @@ def _progress(total: int, *, quiet: bool) -> Iterator[Callable[[int], None]]:
             done, now = done + count, time.monotonic()
             if now - last >= PLAIN_LINE_SECONDS or done == total:
                 last = now
-                print(f"{done:,} of {total:,} images, {now - began:.0f} s", file=sys.stderr, flush=True)
+                of_all = f" of {total:,}" if total else ""
+                print(f"{done:,}{of_all} images, {now - began:.0f} s", file=sys.stderr, flush=True)
 
         yield line
 

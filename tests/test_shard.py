@@ -100,6 +100,23 @@ def test_info_prints_class_names_as_they_are(tmp_path: Path, capsys: pytest.Capt
     assert "x[red]dog" in shown
 
 
+def test_parts_from_start_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, out = photos(tmp_path / "in"), tmp_path / "set"
+    assert convert(source, out, "--part", "1/2") == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0].startswith("part 1/2: converted 24 images in ")
+    assert printed[0].endswith(" images/s in 3 shards")
+    assert printed[1] == f"when all 2 parts are done: dcgan-shard finish {out}"
+    assert run("finish", out) == 2
+    assert "2 shards (1, 3) are missing or damaged; run --part 2/2 and then finish again" in capsys.readouterr().err
+    assert convert(source, out, "--part=2/2", "--quiet") == 0
+    assert capsys.readouterr().out == ""
+    assert run("finish", out) == 0
+    assert capsys.readouterr().out.splitlines()[1] == f"40 images, 2 classes: {out}"
+    convert(source, tmp_path / "whole" / "set")
+    assert bytes_of(out) == bytes_of(tmp_path / "whole" / "set")
+
+
 def test_synthetic_converts_without_input_and_grey(tmp_path: Path) -> None:
     out = tmp_path / "flowers"
     arguments = ("--size", "16", "--count", "5", "--seed=1", "--gray", "--shuffle_seed=2", "--workers=1", "--quiet")
@@ -271,6 +288,9 @@ MISTAKES = {
     "size": (["folder", "in", "--out", "out", "--size", "0"], "argument --size: must be positive, got 0"),
     "huge": (["folder", "in", "--out", "out", "--size", "9000"], "--size: an image must have at most 64,000,000"),
     "small": (["synthetic", "--out", "out", "--size", "4"], "--size: synthetic needs at least 8, got 4"),
+    "part": (["folder", "in", "--out", "out", "--part", "0/2"], "argument --part: must be I/N with I from 1 to N, as"),
+    "no parts": (["finish", "out"], "dcgan-shard: error: out: must be a directory that parts of a conversion were"),
+    "nothing to finish": (["finish", "in"], "dcgan-shard: error: in: has no shard of a conversion with --part"),
     "abbreviated": (["folder", "in", "--out", "out", "--shuffle", "1"], "unrecognized arguments: --shuffle 1"),
     "no effect": (["synthetic", "--out", "out", "--crop", "center"], "unrecognized arguments: --crop center"),
     "seed": (["folder", "in", "--out", "out", "--shuffle-seed", "-1"], "key must be at least 0"),

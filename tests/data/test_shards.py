@@ -11,26 +11,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dcgan_dist.data.convert import claimed, convert
 from dcgan_dist.data.shards import ENTRY, Index, read_index, read_pixels, read_rows, verify
 from dcgan_dist.data.sources import SOURCES, Request
 from dcgan_dist.data.transforms import encode_png
-from tests.data.made import noise, photos, settings
+from tests.data.made import converted, noise, photos
 
 
 @pytest.fixture
 def index(tmp_path: Path) -> Index:
     """20 images of noise in shards of 8, 8 and 4."""
     source = SOURCES["folder"].open(Request((photos(tmp_path / "in", images=20),), {}, tmp_path))
-    with claimed(tmp_path / "set"):
-        found, _ = convert(
-            source.records,
-            tmp_path / "set",
-            settings=settings(source),
-            workers=1,
-            skip_bad=False,
-            report=lambda n: None,
-        )
+    found, _ = converted(source, tmp_path / "set")
     return found
 
 
