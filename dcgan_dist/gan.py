@@ -56,6 +56,12 @@ class Player:
         values = [value for value in self.plain.state_dict().values() if value.is_floating_point()]
         return torch.stack(torch._foreach_norm(values)).isfinite().all()
 
+    def gradient_norm(self) -> Tensor:
+        """Euclidean norm of the gradient of the last update, over all parameters and the global batch."""
+        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+        norm: Tensor = torch.stack(torch._foreach_norm(gradients)).norm()
+        return norm
+
     def schedule(self, step: int) -> None:
         """Set the learning rate of a step, counted from 0."""
         for group in self.optimizer.param_groups:
@@ -67,7 +73,9 @@ class Player:
         self.scaler.scale(loss).backward(inputs=self.parameters, retain_graph=retain_graph)  # type: ignore[no-untyped-call]
 
     def step(self) -> None:
-        """Update this network."""
+        """Update this network. Its gradients stay, without the scaler's factor, until the next ``backward``."""
+        if self.scaler.is_enabled():
+            self.scaler.unscale_(self.optimizer)
         self.scaler.step(self.optimizer)
         self.scaler.update()
 
@@ -115,16 +123,23 @@ class Gan:
         self.discriminator.note_collectives(logits)
         return logits
 
-    def judge(self, fake: Tensor, *, draws: StepDraws) -> Tensor:
-        """Logits of fakes for the generator's update: D's parameters are constants, its running statistics stay."""
-        plain = self.discriminator.plain
-        constants = {name: parameter.detach() for name, parameter in plain.named_parameters()}
-        copies = {name: buffer.clone() for name, buffer in plain.named_buffers()}
-        self.discriminator.key_dropout(draws, "dropout_judge")
+    def judge(self, images: Tensor, *, draws: StepDraws) -> Tensor:
+        """Logits of images in training mode: D's parameters are constants, its running statistics stay."""
+        return self._unchanged(self.discriminator, images, draws=draws, dropout="dropout_judge")
+
+    def imagine(self, z: Tensor, *, draws: StepDraws) -> Tensor:
+        """Fakes of z in training mode: G's parameters are constants, its running statistics stay."""
+        return self._unchanged(self.generator, z, draws=draws, dropout="dropout_imagine")
+
+    def _unchanged(self, player: Player, inputs: Tensor, *, draws: StepDraws, dropout: str) -> Tensor:
+        """The output of a network in training mode that leaves no trace in it."""
+        constants = {name: parameter.detach() for name, parameter in player.plain.named_parameters()}
+        copies = {name: buffer.clone() for name, buffer in player.plain.named_buffers()}
+        player.key_dropout(draws, dropout)
         with self._autocast():
-            logits: Tensor = functional_call(plain, constants | copies, (fake,)).to(self.dtype)
-        self.discriminator.note_collectives(logits)
-        return logits
+            output: Tensor = functional_call(player.plain, constants | copies, (inputs,)).to(self.dtype)
+        player.note_collectives(output)
+        return output
 
     def add_instance_noise(self, images: Tensor, *, draws: StepDraws, on: str) -> Tensor:
         """Images with this step's Gaussian noise, if the config puts it on ``on`` ("reals" or "fakes")."""

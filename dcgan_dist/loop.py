@@ -18,7 +18,7 @@ from dcgan_dist.gan import Gan
 from dcgan_dist.images import grid, to_images
 from dcgan_dist.run_directory import RunDirectory
 from dcgan_dist.sampling import sample_pixels
-from dcgan_dist.steps import STEPS
+from dcgan_dist.steps import STEPS, StepResult
 from dcgan_dist.tracking import Tracker
 
 NEVER = 2**62
@@ -57,9 +57,10 @@ class Training:
     def update(self) -> dict[str, Tensor]:
         """One update of each network; scalars over this process's rows."""
         with collectives.counted() as self._traffic:
-            return self._update()
+            self._result = self._update()
+        return self._result.scalars
 
-    def _update(self) -> dict[str, Tensor]:
+    def _update(self) -> StepResult:
         gan, config = self.gan, self.gan.config
         start, stop = self._rows
         batch_size = config.images.batch_size
@@ -73,15 +74,15 @@ class Training:
             real = real.contiguous(memory_format=torch.channels_last)
         for player in (gan.generator, gan.discriminator):
             player.schedule(self.step)
-        scalars = STEPS[config.optim.update](gan, real, draws=draws)
+        result = STEPS[config.optim.update](gan, real, draws=draws)
         if gan.average is not None:
             gan.average.update(gan.generator.plain)
         self.step += 1
 
-        finite = {name: value.isfinite() for name, value in scalars.items()}
+        finite = {name: value.isfinite() for name, value in result.scalars.items()}
         spoilt_by_fakes = finite["score/real"] & ~finite["score/fake"]  # G's fault, not D's
         self._note_bad(torch.stack([finite["loss/d"] | spoilt_by_fakes, finite["loss/g"]]), when=2 * self.step)
-        return scalars
+        return result
 
     def _note_bad(self, finite: Tensor, *, when: int) -> None:
         """Remember when D or G (in this order) was first not finite: 2 k in step k's losses, 2 k + 1 in its weights."""
@@ -147,14 +148,24 @@ class Training:
             f"rollback {self.rollbacks} of {optim.max_rollbacks}"
         )
 
-    def log(self, scalars: Mapping[str, Tensor]) -> None:
-        """Read the step's scalars, means over the global batch, and hand them to the tracker."""
+    def log(self) -> None:
+        """Read the last step's scalars, means over the global batch, and hand them to the tracker."""
         self._saver.check()
-        stacked = torch.stack(list(scalars.values())).double()
+        gan, result = self.gan, self._result
+        scalars = dict(result.scalars)
+        with torch.no_grad():  # the same fakes before and after D has learnt from them
+            scalars["score/fake_after"] = gan.judge(result.fakes, draws=result.draws).sigmoid().mean()
+        scalars |= {
+            "gradient_norm/d": gan.discriminator.gradient_norm(),
+            "gradient_norm/g": gan.generator.gradient_norm(),
+        }
+        stacked = torch.stack([value.double() for value in scalars.values()])
         means = (collectives.all_reduce(stacked) / self.runtime.world_size).tolist()
-        batch_size = self.gan.config.images.batch_size
+        batch_size = gan.config.images.batch_size
         times = self.clock.read(self.step)
         row = dict(zip(scalars, means, strict=True))
+        if row["loss/g"]:
+            row["loss/ratio"] = row["loss/d"] / row["loss/g"]
         row |= {"images_seen": self.step * batch_size, **times}
         row["time/images_per_second"] = batch_size / times["time/step"]
         row |= {"comm/calls": self._traffic.calls, "comm/bytes": self._traffic.bytes}
@@ -209,7 +220,7 @@ def train(training: Training, *, after_step: Callable[[], None] = lambda: None) 
     training.clock.start(training.step)
     saved = training.step
     while training.step < training.total_steps and not stop.agreed(training.step):
-        scalars = training.update()
+        training.update()
         training.tracker.advance(training.step)
         after_step()
 
@@ -221,7 +232,7 @@ def train(training: Training, *, after_step: Callable[[], None] = lambda: None) 
             saved = training.step
             continue
         if logs:
-            training.log(scalars)
+            training.log()
         if samples:
             training.sample()
         if saves:

@@ -1,4 +1,6 @@
-"""The two orders of one update, as plain maths. Both return logged scalars as tensors that nobody has waited for."""
+"""The two orders of one update, as plain maths. Both return tensors that nobody has waited for."""
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -7,7 +9,18 @@ from dcgan_dist.distributed.draws import StepDraws
 from dcgan_dist.gan import Gan
 
 
-def simultaneous_step(gan: Gan, real: Tensor, *, draws: StepDraws) -> dict[str, Tensor]:
+@dataclass(frozen=True)
+class StepResult:
+    """What is left of an update."""
+
+    scalars: dict[str, Tensor]
+    """Means over this process's rows, by the names they are logged under."""
+    fakes: Tensor
+    """The fakes that D was trained on, as it saw them."""
+    draws: StepDraws
+
+
+def simultaneous_step(gan: Gan, real: Tensor, *, draws: StepDraws) -> StepResult:
     """Both gradients at the same weights, from one pass each of G(z), D(real) and D(fake); then both networks step.
 
     Args:
@@ -27,10 +40,10 @@ def simultaneous_step(gan: Gan, real: Tensor, *, draws: StepDraws) -> dict[str, 
     gan.generator.backward(loss_g)
     gan.discriminator.step()
     gan.generator.step()
-    return _scalars(loss_d, loss_g, logits_real, logits_fake)
+    return StepResult(_scalars(loss_d, loss_g, logits_real, logits_fake), noisy_fake.detach(), draws)
 
 
-def alternating_step(gan: Gan, real: Tensor, *, draws: StepDraws) -> dict[str, Tensor]:
+def alternating_step(gan: Gan, real: Tensor, *, draws: StepDraws) -> StepResult:
     """D's update, then G's against the new D, whose parameters enter as constants.
 
     G's update reuses the fakes that D saw, or draws new noise when the config says ``fresh_z``. Arguments as in
@@ -55,7 +68,7 @@ def alternating_step(gan: Gan, real: Tensor, *, draws: StepDraws) -> dict[str, T
     loss_g = gan.loss.generator(gan.judge(gan.add_instance_noise(fake, draws=draws, on="fakes"), draws=draws))
     gan.generator.backward(loss_g)
     gan.generator.step()
-    return _scalars(loss_d, loss_g, logits_real, logits_fake)
+    return StepResult(_scalars(loss_d, loss_g, logits_real, logits_fake), noisy_fake, draws)
 
 
 STEPS = {"simultaneous": simultaneous_step, "alternating": alternating_step}

@@ -24,6 +24,8 @@ STREAMS = {
     "dropout_real": 7,  # dropout of D(real), D(fake) in D's update, D(fake) in G's update
     "dropout_fake": 8,
     "dropout_judge": 9,
+    "dropout_imagine": 10,  # dropout of G in fakes that nothing learns from
+    "z_scores": 11,  # z of those whose scores are counted
 }
 """Names of the independent streams of one run. Numbers are part of a run's identity: add, never renumber."""
 
