@@ -1,5 +1,6 @@
 """The cache alone: many processes, little room, sudden deaths."""
 
+import errno
 import fcntl
 import hashlib
 import multiprocessing
@@ -9,6 +10,7 @@ import threading
 import time
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -206,3 +208,59 @@ def test_a_directory_of_somebody_else_is_refused(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(os, "getuid", lambda: 12345)
     with pytest.raises(ValueError, match=rf"^cache_dir {tmp_path}: must be a directory of this user$"):
         Cache(tmp_path, limit_bytes=1)
+
+
+@pytest.mark.parametrize(
+    ("lock", "message"),
+    [
+        (OSError(errno.ENOLCK, "No locks available"), "cannot be used: No locks available; name another$"),
+        (
+            None,
+            r"must be on a disk of this machine, for its locks \(flock\)$",
+        ),  # as on NFS: this process has it already
+    ],
+)
+def test_a_file_system_without_locks_is_refused(
+    lock: OSError | None, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fcntl, "flock", mock.Mock(side_effect=lock))
+    with pytest.raises(ValueError, match=f"^cache_dir {tmp_path}: {message}"):
+        Cache(tmp_path, limit_bytes=1)
+
+
+def test_only_its_own_files_are_counted_and_removed(tmp_path: Path) -> None:
+    """A directory that the user had before, full of other things."""
+    others = [tmp_path / name for name in ("photos/1.jpg", "dcgan_dist-runs/x", "a.tar", f"{SET}/x", ".lock")]
+    for path in others:
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(bytes(10 * SIZE))
+        os.utime(path, (0, 0))
+    cache = Cache(tmp_path, limit_bytes=2 * SIZE)
+    for number in range(4):
+        os.close(hold(cache, number))
+    assert sorted(path.name for path in kept(tmp_path).iterdir()) == ["2", "3"]
+    assert all(path.stat().st_size == 10 * SIZE for path in others)
+
+
+@pytest.mark.parametrize("stopped", [True, False])
+def test_a_process_that_is_stopped_in_mid_fetch_is_told(
+    stopped: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dcgan_dist.data.cache.STALLED_SECONDS", 0.3)
+    cache = Cache(tmp_path, limit_bytes=2 * SIZE)
+    kept(tmp_path).mkdir()
+    part = kept(tmp_path) / "0.part"
+    with part.open("wb", buffering=0) as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        if stopped:
+            with pytest.raises(OSError, match=rf"^{tmp_path}/.*/0: is being fetched by another process, which has"):
+                hold(cache, 0)
+            return
+        waiting = threading.Thread(target=lambda: os.close(hold(cache, 0)))
+        waiting.start()
+        for _ in range(30):  # slow, but it goes on
+            other.write(b"x")
+            time.sleep(0.02)
+        assert waiting.is_alive()
+    waiting.join()
+    assert (kept(tmp_path) / "0").read_bytes() == content(0)

@@ -144,7 +144,8 @@ while True:
 
 
 @pytest.mark.parametrize(
-    "number", [signal.SIGKILL, signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+    "number",
+    [signal.SIGKILL, *(pytest.param(number, marks=pytest.mark.slow) for number in (signal.SIGINT, signal.SIGTERM))],
 )
 def test_workers_end_with_the_trainer_and_say_nothing(shards: Path, number: signal.Signals) -> None:
     """Ctrl-C goes to all processes of the group; here only the trainer, which does not catch it, may say something."""
