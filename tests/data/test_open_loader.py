@@ -91,21 +91,25 @@ def test_all_ranks_choose_the_same(colour: Path) -> None:
     assert run_ranks(choose_with, 2, [4 * NEEDED, 4 * NEEDED - 1], colour) == ["indexed", "indexed"]
 
 
-def resident_in_common(path: Path) -> tuple[str, bytes, int]:
-    data = DataConfig(data=str(path), batch_size=12, loader="resident")
-    loader = open_loader(data, NetworkConfig(image_size=8), seed=SEED, rows=(0, 12), device=torch.device("cpu"))
-    maps = Path("/proc/self/maps").read_text()
-    return loader.description, loader.batch(3).numpy().tobytes(), maps.count("memfd:dcgan_dist")
+def resident_in_common(path: Path, subset_size: int) -> tuple[str, bytes, list[str]]:
+    """What the loader says of itself, a batch, and which anonymous files the process has in its memory, by inode."""
+    with opened(path, "resident", rows=(0, 12), subset_size=subset_size) as loader:
+        maps = [line.split() for line in Path("/proc/self/maps").read_text().splitlines()]
+        shared = [words[4] for words in maps if "/memfd:dcgan_dist" in words]
+        return loader.description, loader.batch(3).numpy().tobytes(), shared
 
 
-def test_processes_have_the_images_in_common(colour: Path) -> None:
-    alone = resident_in_common(colour)
+@pytest.mark.parametrize("subset_size", [0, 10])
+def test_processes_have_the_images_in_common(subset_size: int, colour: Path) -> None:
+    alone = resident_in_common(colour, subset_size)
     assert alone[0] == "resident, 0.0 MiB on cpu"
-    for description, batch, maps in run_ranks(resident_in_common, 3, colour):
+    assert alone[2] == []
+    ranks = run_ranks(resident_in_common, 3, colour, subset_size)
+    for description, batch, shared in ranks:
         assert description == "resident, 0.0 MiB on cpu shared by 3 processes"
         assert batch == alone[1]
-        assert maps == 1
-    assert alone[2] == 0
+        assert len(shared) == 1
+        assert shared == ranks[0][2]
 
 
 def missing_on_a_rank(path: Path, kind: str) -> str:

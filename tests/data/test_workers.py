@@ -1,6 +1,7 @@
 """The processes that decode for a trainer: how they begin and end, and what is said when one of them dies."""
 
 import contextlib
+import gc
 import os
 import shutil
 import signal
@@ -17,7 +18,7 @@ from dcgan_dist.data.indexed import IndexedLoader
 from dcgan_dist.data.loader import Loader
 from dcgan_dist.data.shards import read_index
 from tests.data.made import photos
-from tests.data.sets import IMAGES, convert
+from tests.data.sets import IMAGES, convert, rewrite_shard
 from tests.data.test_indexed import opened, read
 
 DEATH = r"worker process \d+ was killed by SIGKILL \(out of memory\?\)"
@@ -117,6 +118,30 @@ def test_workers_end_with_the_loader(shards: Path) -> None:
         assert len(workers) == 2
         assert not any(stopped_or_dead(worker) for worker in workers)
     assert all(stopped_or_dead(worker) for worker in workers)
+
+
+def belongings() -> tuple[int, int, int, str]:
+    """Open files, threads, shared memory and children of this process."""
+    gc.collect()
+    process = Path("/proc/self")
+    maps, children = process / "maps", process / "task" / str(os.getpid()) / "children"
+    files = len(list((process / "fd").iterdir()))
+    return files, threading.active_count(), maps.read_text().count("memfd:dcgan_dist"), children.read_text()
+
+
+@pytest.mark.parametrize("bad", [False, True])
+def test_nothing_is_left_behind(bad: bool, shards: Path, tmp_path: Path) -> None:
+    """Also when reading ends with an error."""
+    copied = shutil.copytree(shards, tmp_path / "copy")
+    if bad:
+        rewrite_shard(copied, 1, {3: b"nothing"})
+    before = belongings()
+    for _ in range(2):
+        with contextlib.suppress(OSError), opened(copied, "indexed", workers=2) as loader:
+            read(loader)
+            assert not bad
+    del loader
+    assert belongings() == before
 
 
 def test_workers_import_little(shards: Path) -> None:
