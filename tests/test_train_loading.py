@@ -190,11 +190,9 @@ def test_a_worker_that_is_killed_ends_the_run(
     assert not workers_of(os.getpid())
 
 
-@pytest.mark.parametrize("launcher", ["python", pytest.param("torchrun", marks=pytest.mark.slow)])
-@pytest.mark.parametrize(
-    "number",
-    [signal.SIGKILL, *(pytest.param(number, marks=pytest.mark.slow) for number in (signal.SIGINT, signal.SIGTERM))],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["python", "torchrun"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_stopped_or_killed_job_leaves_no_worker(
     launcher: str, number: signal.Signals, flower_shards: Path, tmp_path: Path
 ) -> None:

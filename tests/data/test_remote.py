@@ -547,7 +547,7 @@ def remote_digests(url: str, directory: str) -> list[list[str]]:
 
 
 @needs_http
-@pytest.mark.parametrize("world_size", [2, 4])
+@pytest.mark.parametrize("world_size", [4, pytest.param(2, marks=pytest.mark.slow)])
 def test_ranks_share_a_cache(server: FileServer, shards: Path, tmp_path: Path, world_size: int) -> None:
     """The same rows as from the directory, and every file comes once for all ranks and loaders."""
     local = run_ranks(remote_digests, world_size, str(shards), str(tmp_path / "unused"))

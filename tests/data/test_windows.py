@@ -61,7 +61,7 @@ def of_pairs(files: Files) -> Iterator[Windows]:
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(windows, "FULL_SECONDS", 0.5)
+    monkeypatch.setattr(windows, "FULL_SECONDS", 0.25)
     monkeypatch.setattr(windows, "_POLL_SECONDS", 0.02)
 
 
@@ -76,14 +76,14 @@ def test_the_next_window_waits_for_room() -> None:
 
 def test_what_is_still_being_fetched_is_waited_for() -> None:
     """Shards of the next window are slow, and when the window after it is wanted they are in the way."""
-    files = Files({0: 1.5, 1: 1.5})
+    files = Files({0: 0.8, 1: 0.8})
     with of_pairs(files) as found:
         found.ready(-1, -1, wait=True)  # needs none; 0 and 1 come next
         while len(files.taken) < 2:
             time.sleep(0.01)
         begin = time.monotonic()
         assert found.ready(3, 3, wait=True)
-        assert 1.0 < time.monotonic() - begin < 3.0
+        assert 0.5 < time.monotonic() - begin < 3.0
         assert sorted(files.taken) == [6, 7]
     assert 0 < files.refusals < 1000  # nobody tries without a pause
 

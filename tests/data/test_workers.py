@@ -61,8 +61,12 @@ def test_a_worker_that_dies_while_it_decodes_is_one_message(tmp_path: Path, shar
         loader._files._whole.add(0)  # type: ignore[attr-defined]
         path.rename(copied / "aside")
         os.mkfifo(path)
-        reader = threading.Timer(1.0, lambda: os.kill(processes(loader)[0], signal.SIGKILL))
-        reader.start()
+
+        def kill() -> None:
+            wait_until(lambda: loader._decoding is not None and loader._decoding._at[0] >= 0)  # type: ignore[union-attr]
+            os.kill(processes(loader)[0], signal.SIGKILL)
+
+        threading.Thread(target=kill).start()
         with pytest.raises(OSError, match=rf"{path}: {IMAGE} was being decoded when {DEATH}$"):
             loader.batch(step)
 
