@@ -64,7 +64,16 @@ class RunDirectory:
 
     def write_environment(self, runtime: Runtime) -> None:
         """Write what the run's numbers may depend on: versions, devices, processes, threads."""
-        packages = ("accelerate", "numpy", "opencv-python-headless", "pillow", "safetensors", "torch", "torchvision", "wandb")
+        packages = (
+            "accelerate",
+            "numpy",
+            "opencv-python-headless",
+            "pillow",
+            "safetensors",
+            "torch",
+            "torchvision",
+            "wandb",
+        )
         facts: dict[str, Any] = {
             "dcgan_dist": __version__,
             "python": platform.python_version(),
