@@ -1,8 +1,10 @@
 """Whole runs that differ in the way their images come."""
 
 import os
+import re
 import shutil
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from dcgan_dist.data.shards import read_index
 from tests.data.servers import serving
 from tests.data.sets import rewrite_shard
 from tests.data.test_remote import needs_http
-from tests.jobs import flags, processes_of, rows, started, status
+from tests.jobs import flags, processes_of, row_count, rows, started, status
 from tests.test_train import flags as short
 from tests.test_train import generator_bytes, losses, refused
 
@@ -119,7 +121,21 @@ def test_settings_without_effect_are_told(
     assert "cache_gigabytes has no effect" in told
 
 
-@pytest.mark.parametrize("launcher", ["python", pytest.param("torchrun", marks=pytest.mark.slow)])
+def test_a_damaged_image_in_the_middle_ends_the_run_with_its_name(
+    flower_shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shards, run_dir = shutil.copytree(flower_shards, tmp_path / "shards"), tmp_path / "run"
+    place = rewrite_shard(shards, 2, {5: b"nothing"})
+    settings = {"loader": "indexed", "workers": 1, "sample_count": 1, "max_steps": 100}
+    message = refused(short(shards, run_dir, **settings), capsys, code=1)
+    path = read_index(shards).path(2)
+    found = f"{path}: image {place.key} (number {place.image}, at byte {place.offset:,}) is not a PNG, JPEG or WEBP"
+    assert f"error: {found}" in " ".join(message.split())
+    assert found in status(run_dir)["reason"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["python", "torchrun"])
 def test_a_damaged_image_in_the_middle_ends_the_job_with_its_name(
     launcher: str, flower_shards: Path, tmp_path: Path
 ) -> None:
@@ -152,10 +168,31 @@ def gone(process: int) -> bool:
         return True
 
 
-@pytest.mark.parametrize("launcher", ["python", pytest.param("torchrun", marks=pytest.mark.slow)])
-@pytest.mark.parametrize(
-    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGKILL]
-)
+def test_a_worker_that_is_killed_ends_the_run(
+    flower_shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As the kernel does that has no memory left."""
+    run_dir = tmp_path / "run"
+
+    def kill_one() -> None:
+        while row_count(run_dir) < 3:
+            time.sleep(0.01)
+        os.kill(workers_of(os.getpid())[0], signal.SIGKILL)
+
+    killer = threading.Thread(target=kill_one)
+    killer.start()
+    settings = {"loader": "indexed", "workers": 2, "max_steps": 100_000, "log_every": 1}
+    message = refused(short(flower_shards, run_dir, **settings), capsys, code=1)
+    killer.join()
+    assert re.search(r"worker process \d+ was killed by SIGKILL \(out of memory\?\)", message)
+    assert "Traceback" not in message
+    assert status(run_dir)["state"] == "failed"
+    assert not workers_of(os.getpid())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["python", "torchrun"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_stopped_or_killed_job_leaves_no_worker(
     launcher: str, number: signal.Signals, flower_shards: Path, tmp_path: Path
 ) -> None:

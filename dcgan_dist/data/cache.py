@@ -1,8 +1,10 @@
 """A directory of downloaded files that the processes of a machine share: each fetched once, the least used removed.
 
-DIRECTORY/SET/NAME        a whole file, as its sha256 says; locked (shared) by whoever uses it
-DIRECTORY/SET/NAME.part   being fetched by the process that holds its lock
-DIRECTORY/.lock           held for the moment in which room is made or a file gets its name
+DIRECTORY/dcgan_dist-DIGEST/NAME        a whole file, as its sha256 says; locked (shared) by whoever uses it
+DIRECTORY/dcgan_dist-DIGEST/NAME.part   being fetched by the process that holds its lock
+DIRECTORY/.dcgan_dist-lock              held for the moment in which room is made or a file gets its name
+
+Nothing else in DIRECTORY is counted or removed, so that it may be one that has other things in it.
 
 Locks are the kernel's (flock), so they end with the process that holds them, however it ends. A file has its final
 length from the start, so that the lengths of all files are the room that is taken or promised.
@@ -13,6 +15,7 @@ import fcntl
 import hashlib
 import os
 import stat
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Event
@@ -21,6 +24,11 @@ from dcgan_dist.data.remote import Expected, StoppedError
 
 POLL_SECONDS = 0.05
 """How often a process looks whether another has fetched the file it waits for."""
+STALLED_SECONDS = 600.0
+"""A process that fetches and has written nothing for so long, longer than all its attempts may take, is stopped."""
+
+_LOCK = ".dcgan_dist-lock"
+_SET = "dcgan_dist-" + "[0-9a-f]" * 32  # a pattern
 
 
 class CacheFullError(Exception):
@@ -35,7 +43,7 @@ class Cache:
         limit_bytes: what all files together may take; half-fetched ones count in full.
 
     Raises:
-        ValueError: If it cannot be made, is another user's, or its file system has no locks.
+        ValueError: If it cannot be made, is another user's, or its file system has no such locks.
     """
 
     def __init__(self, directory: Path, *, limit_bytes: int) -> None:
@@ -47,17 +55,22 @@ class Cache:
             if not stat.S_ISDIR(owner.st_mode) or owner.st_uid != os.getuid():
                 raise ValueError(f"cache_dir {directory}: must be a directory of this user")
             with self._locked():
-                pass
+                if not self._is_locked():  # NFS: its locks are a process's, not an open file's
+                    raise ValueError(f"cache_dir {directory}: must be on a disk of this machine, for its locks (flock)")
         except OSError as error:
             raise ValueError(f"cache_dir {directory}: cannot be used: {error.strerror}; name another") from None
 
+    def place(self, digest: str) -> Path:
+        """The directory of a set of files, told apart from others by 32 hexadecimal digits."""
+        return self.directory / f"dcgan_dist-{digest[:32]}"
+
     def hold(
-        self, name: str, expected: Expected, *, fetch: Callable[[int], None], known_whole: bool, stop: Event
+        self, path: Path, expected: Expected, *, fetch: Callable[[int], None], known_whole: bool, stop: Event
     ) -> int:
         """An open file, whole and safe from removal until it is closed.
 
         Args:
-            name: SET/NAME.
+            path: in the place of a set.
             expected: what the file is.
             fetch: writes it to an open file and checks it; called by one process at a time.
             known_whole: this process has checked the file before.
@@ -66,9 +79,10 @@ class Cache:
         Raises:
             CacheFullError: If there is no room for it.
             StoppedError: If ``stop`` was set while another process was fetching it.
-            OSError: If it cannot be written, or ``fetch`` raised it.
+            OSError: If it cannot be written, ``fetch`` raised it, or the process that is fetching it is stopped.
         """
-        path = self.directory / name
+        assert path.parent.match(_SET)
+        written, since = None, time.monotonic()
         while True:
             held = self._existing(path, expected, known_whole=known_whole)
             if held is not None:
@@ -77,6 +91,14 @@ class Cache:
             if claim is None:
                 if stop.wait(POLL_SECONDS):
                     raise StoppedError
+                part = _stat(_part(path))
+                if part is None or part.st_mtime_ns != written:
+                    written, since = part.st_mtime_ns if part else None, time.monotonic()
+                elif time.monotonic() - since > STALLED_SECONDS:
+                    raise OSError(
+                        f"{path}: is being fetched by another process, which has written nothing for "
+                        f"{STALLED_SECONDS:.0f} seconds; is it stopped?"
+                    )
                 continue
             try:
                 if path.exists():  # it got its name between the two looks
@@ -133,7 +155,7 @@ class Cache:
         """Remove what was not used for longest until ``needed`` bytes fit, and promise them to the open file."""
         with self._locked():
             own = os.fstat(claim).st_ino
-            files = [(path, found) for path in self.directory.glob("*/*") if (found := _stat(path)) is not None]
+            files = [(path, found) for path in self.directory.glob(f"{_SET}/*") if (found := _stat(path)) is not None]
             others = sorted((found.st_mtime, found.st_size, path) for path, found in files if found.st_ino != own)
             taken = sum(size for _, size, _ in others)
             for _, size, path in others:
@@ -147,12 +169,23 @@ class Cache:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        handle = os.open(self.directory / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
+        handle = os.open(self.directory / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX)
             yield
         finally:
             os.close(handle)
+
+    def _is_locked(self) -> bool:
+        """Whether somebody has ``_locked`` the cache, as another open file sees it."""
+        handle = os.open(self.directory / _LOCK, os.O_RDWR)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(handle)
+        return False
 
 
 def _claimed(path: Path) -> int | None:

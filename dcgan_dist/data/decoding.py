@@ -19,11 +19,12 @@ REQUEST = np.dtype([("shard", "<u4"), ("offset", "<u8"), ("length", "<u4")])
 
 
 class UndecodedError(Exception):
-    """A row of images that is not decoded: which one, and what happened."""
+    """A row of images that is not decoded: which one, what happened, and whether its shard can be read."""
 
-    def __init__(self, row: int, why: str) -> None:
+    def __init__(self, row: int, why: str, *, is_readable: bool = True) -> None:
         super().__init__(why)
         self.row = row
+        self.is_readable = is_readable
 
 
 @dataclass(frozen=True)

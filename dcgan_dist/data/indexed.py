@@ -96,7 +96,8 @@ class IndexedLoader:
             self._next = step + 1
             self._begin(decoding, wait=False)
         except UndecodedError as error:
-            raise OSError(f"{image_name(self._files, int(self._images[error.row]))} {error}") from None
+            name = image_name(self._files, int(self._images[error.row]), look=error.is_readable)
+            raise OSError(f"{name} {error}") from None
         return batch
 
     def first(self, count: int) -> NDArray[np.uint8]:

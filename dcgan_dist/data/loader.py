@@ -85,14 +85,15 @@ def open_loader(
     subset = collectives.on_all(partial(_subset, files.index, data))
     order = Order(counts, seed=seed, shuffle_window=data.shuffle_window, subset=subset)
     digest = _digest(files.index)
-    if _is_resident(data, network, order.length, node, device):
+    resident = _is_resident(data, network, order.length, node, device)
+    at_once = min(node.size, len(order.shards)) if resident else _shards_at_once(order.shard_counts, data)
+    collectives.on_all(lambda: files.check(order.shards[node.rank :: node.size], at_once=at_once))
+    if resident:
         images = np.arange(order.length) if subset is None else subset
         pixels, sharers = decoded(files, images, node, channels=network.channels, device=device)
         return ResidentLoader(
             pixels, order, batch_size=data.batch_size, rows=rows, digest=digest, images=images, sharers=sharers
         )
-    at_once = _shards_at_once(order.shard_counts, data)
-    collectives.on_all(lambda: files.check(range(len(counts))[node.rank :: node.size], at_once=at_once))
     workers = collectives.from_main(lambda: max(0, min(MOST_WORKERS, cores() // node.size - 1)))
     return IndexedLoader(
         files,
@@ -118,6 +119,7 @@ def _subset(index: Index, data: DataConfig) -> NDArray[np.int64] | None:
 def _opened(data: DataConfig) -> ShardFiles:
     """The shards that the settings name, the same on all ranks."""
     place = collectives.on_all(partial(parse_place, data.data))
+    collectives.check_equal({"data": "a directory" if isinstance(place, Path) else place.url})
     if isinstance(place, Path):
         return LocalShards(collectives.on_all(partial(read_index, place)))
     remote = place

@@ -73,12 +73,13 @@ class Order:
             raise ValueError("the data set must have at least one image, got 0")
         self.shard_counts = [int(count) for count in np.diff(bounds) if count]
         """Images of each shard that has any."""
-        self._shards = np.flatnonzero(np.diff(bounds))  # their numbers in the index
+        self.shards: list[int] = np.flatnonzero(np.diff(bounds)).tolist()
+        """Their numbers in the index."""
         self._bounds = np.unique(bounds)
         self._subset = subset
         self._seed = seed
         self._shuffle_window = shuffle_window
-        self._per_epoch = -(-len(self._shards) // shuffle_window)  # windows
+        self._per_epoch = -(-len(self.shards) // shuffle_window)  # windows
         self._epochs: dict[int, tuple[NDArray[np.int64], NDArray[np.int64]]] = {}
         self._windows: dict[int, NDArray[np.int64]] = {}
 
@@ -111,7 +112,7 @@ class Order:
 
     def window_shards(self, window: int) -> list[int]:
         """The shards whose images a window has, by their numbers in the index."""
-        return [int(shard) for shard in self._shards[self._places(window)]]
+        return [self.shards[place] for place in self._places(window)]
 
     def _places(self, window: int) -> NDArray[np.int64]:
         """The shards of a window, by their places among those that have images."""

@@ -8,6 +8,7 @@ import hashlib
 import os
 import random
 import re
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,9 @@ DAMAGED_ATTEMPTS = 3
 """How often a file of the right length and the wrong checksum is asked for: another try seldom helps."""
 CONNECT_SECONDS = 10
 SILENCE_SECONDS = 30
-"""A server that sends nothing for so long is asked again. How long a whole file takes does not matter."""
+"""A server that sends nothing for so long is asked again."""
+SLOWEST_BYTES_PER_SECOND = 10_000
+"""So is one that has sent less on average, after as much silence; else a file may take as long as it takes."""
 LARGEST_INDEX = 2**28
 """Bytes of an index.json that are read."""
 
@@ -217,8 +220,13 @@ class Remote:
             options: dict[str, Any] = {"block_size": 8 * _CHUNK, "cache_type": "readahead"}
         else:
             options = {"block_size": 0, "size": size or 1}  # a stream; any size will do
+        begin, received = time.monotonic(), 0
         with self._system.open(self.name(file), "rb", **options) as source:
             while chunk := source.read(_CHUNK):
+                received += len(chunk)
+                seconds = time.monotonic() - begin
+                if seconds > SILENCE_SECONDS + received / SLOWEST_BYTES_PER_SECOND:
+                    raise _WrongBytesError(f"{received:,} bytes in {seconds:.0f} seconds", attempts=ATTEMPTS)
                 yield chunk
 
 

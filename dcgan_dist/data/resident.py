@@ -1,5 +1,7 @@
 """The loader for sets that fit into memory: all images decoded once, one copy on a machine or on a GPU."""
 
+import time
+from collections import deque
 from functools import partial
 from typing import Any
 
@@ -13,6 +15,9 @@ from dcgan_dist.data.shard_files import ShardFiles, decode_images, stored_images
 from dcgan_dist.distributed import collectives
 from dcgan_dist.distributed.node import Node, shared_memory
 from dcgan_dist.machine import cores
+
+ROUND_SECONDS = 60.0
+"""After so much decoding a process meets the others, which else would wait for a slower one until their timeout."""
 
 
 class ResidentLoader:
@@ -84,22 +89,26 @@ def decoded(
         ValueError: on every rank, if a shard or an image is damaged, or there is no memory.
         OSError: on every rank, if a shard cannot be had.
     """
-    size = files.index.shape[1]
-    shape = (len(images), channels, size, size)
+    stored = stored_images(files, channels)
+    shape = (len(images), channels, stored.size, stored.size)
     memory = shared_memory(node, int(np.prod(shape)))
-    shards = range(len(files.index.contents.shards))
-    mine = shards if memory is None else shards[node.rank :: node.size]
+    pixels = np.empty(shape, np.uint8) if memory is None else np.frombuffer(memory, np.uint8).reshape(shape)
+    shard_of = files.index.entries["shard"][images]
+    shards = np.unique(shard_of)
+    if memory is not None:
+        shards = np.array_split(shards, node.size)[node.rank]
+    threads = max(1, min(max(files.fetches, cores() // node.size), files.room // node.size))
+    parts = deque(shards[start : start + 4 * threads] for start in range(0, len(shards), 4 * threads))
 
-    def decode() -> NDArray[np.uint8]:
-        pixels = np.empty(shape, np.uint8) if memory is None else np.frombuffer(memory, np.uint8).reshape(shape)
-        own = np.isin(files.index.entries["shard"][images], mine)
-        places = dict(zip(images[own].tolist(), np.flatnonzero(own).tolist(), strict=True))
-        threads = max(files.fetches, cores() // node.size)
-        stored = stored_images(files, channels)
-        decode_images(files, stored, images[own], out=lambda image: pixels[places[image]], threads=threads)
-        return pixels
+    def decode() -> None:
+        deadline = time.monotonic() + ROUND_SECONDS
+        while parts and time.monotonic() < deadline:
+            part = parts.popleft()
+            own = images[slice(*np.searchsorted(shard_of, [part[0], part[-1] + 1]))]
+            decode_images(files, stored, own, out=lambda image: pixels[np.searchsorted(images, image)], threads=threads)
 
-    pixels = collectives.on_all(decode)  # nobody goes on before all have done their part
+    while any(collectives.gathered(len(parts))):  # nobody goes on before all have done their part
+        collectives.on_all(decode)
     tensor = collectives.on_all(partial(_moved, torch.from_numpy(pixels), device))
     return tensor, node.size if memory is not None and device.type != "cuda" else 1
 

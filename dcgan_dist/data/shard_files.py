@@ -5,11 +5,14 @@ import hashlib
 import io
 import os
 import random
+import sys
 import threading
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import accumulate
 from typing import Protocol
 
 import numpy as np
@@ -17,7 +20,7 @@ from numpy.typing import NDArray
 
 from dcgan_dist.data.cache import Cache, CacheFullError
 from dcgan_dist.data.decoding import Decoder, Stored, requests_of
-from dcgan_dist.data.remote import Expected, Remote
+from dcgan_dist.data.remote import Expected, Remote, StoppedError
 from dcgan_dist.data.shards import (
     ENTRIES_NAME,
     ENTRY,
@@ -42,6 +45,8 @@ class ShardFiles(Protocol):
     index: Index
     fetches: int
     """How many shards one process should ``hold`` at once, to be quick."""
+    room: int
+    """How many shards can be held at once, by all processes of this machine."""
     description: str
     """For people: where copies are kept; empty when there are none."""
 
@@ -81,6 +86,7 @@ class LocalShards:
 
     def __init__(self, index: Index) -> None:
         self.index = index
+        self.room = sys.maxsize
         self._whole: set[int] = set()
 
     def name(self, shard: int) -> str:
@@ -107,10 +113,11 @@ class FetchedShards:
 
     def __init__(self, remote: Remote, cache: Cache, index: Index) -> None:
         self.index = index
+        self._sizes = list(accumulate(sorted((shard.bytes for shard in index.contents.shards), reverse=True)))
+        self.room = bisect_right(self._sizes, cache.limit_bytes)
         self.description = f", copies of shards in {cache.directory}"
         self._remote = remote
         self._cache = cache
-        self._set = index.directory.name
         self._whole: set[int] = set()
         self._handles: dict[int, list[int]] = {}
         self._lock = threading.Lock()
@@ -121,7 +128,7 @@ class FetchedShards:
     def hold(self, shard: int, stop: threading.Event) -> None:
         stated = self.index.contents.shards[shard]
         handle = self._cache.hold(
-            f"{self._set}/{stated.file}",
+            self.index.path(shard),
             expected := Expected(stated.bytes, stated.sha256),
             fetch=lambda target: self._remote.download(stated.file, target, expected=expected, stop=stop),
             known_whole=shard in self._whole,
@@ -136,10 +143,9 @@ class FetchedShards:
             os.close(self._handles[shard].pop())
 
     def check(self, shards: Iterable[int], *, at_once: int) -> None:
-        largest = sorted(shard.bytes for shard in self.index.contents.shards)[-at_once:]
-        if sum(largest) > self._cache.limit_bytes:
+        if at_once > self.room:
             raise ValueError(
-                f"cache_gigabytes must hold {len(largest)} shards at once, {sum(largest) / 1e9:.3g} GB, got "
+                f"cache_gigabytes must hold {at_once} shards at once, {self._sizes[at_once - 1] / 1e9:.3g} GB, got "
                 f"{self._cache.limit_bytes / 1e9:g}; raise it, or lower shuffle_window"
             )
 
@@ -156,15 +162,15 @@ def fetch_index(remote: Remote, cache: Cache, text: bytes) -> Index:
         ValueError: As read_index.
         OSError: If index.npy does not come.
     """
-    place = hashlib.sha256(text).hexdigest()[:32]
-    directory = cache.directory / place
+    digest = hashlib.sha256(text).hexdigest()
+    directory = cache.place(digest)
 
     def keep(name: str, expected: Expected, fetch: Callable[[int], None]) -> int:
-        return cache.hold(f"{place}/{name}", expected, fetch=fetch, known_whole=False, stop=_NEVER)
+        return cache.hold(directory / name, expected, fetch=fetch, known_whole=False, stop=_NEVER)
 
     held = []
     try:
-        expected = Expected(len(text), hashlib.sha256(text).hexdigest())
+        expected = Expected(len(text), digest)
         held.append(keep(INDEX_NAME, expected, lambda target: _write(target, text)))
         contents = read_contents(directory)
         rest = Expected(_entries_bytes(contents.images), contents.entries_sha256)
@@ -179,12 +185,18 @@ def fetch_index(remote: Remote, cache: Cache, text: bytes) -> Index:
             os.close(handle)
 
 
-def image_name(files: ShardFiles, image: int) -> str:
-    """For people: which image this is, by its number in the index: file, member and place."""
+def image_name(files: ShardFiles, image: int, *, look: bool = True) -> str:
+    """For people: which image this is, by its number in the index: file, member and place.
+
+    Args:
+        files: the shards.
+        image: its number.
+        look: read the member's name in the shard, which may take for ever where a file system hangs.
+    """
     entry = files.index.entries[image]
     shard, offset = int(entry["shard"]), int(entry["offset"])
-    member = member_name(files.index.path(shard), offset)
-    return f"{files.name(shard)}: image {member or 'without a name'} (number {image}, at byte {offset:,})"
+    member = member_name(files.index.path(shard), offset) if look else ""
+    return f"{files.name(shard)}: image {member}{' ' * bool(member)}(number {image}, at byte {offset:,})"
 
 
 def stored_images(files: ShardFiles, channels: int) -> Stored:
@@ -235,7 +247,7 @@ def decode_images(
 
 @contextlib.contextmanager
 def _held(files: ShardFiles, shard: int, stop: threading.Event) -> Iterator[None]:
-    """Hold a shard, after waiting for others to let go of theirs if there is no room."""
+    """Hold a shard, after waiting for other runs to let go of theirs if there is no room."""
     deadline = time.monotonic() + FULL_SECONDS
     while True:
         try:
@@ -243,10 +255,9 @@ def _held(files: ShardFiles, shard: int, stop: threading.Event) -> Iterator[None
             break
         except CacheFullError as error:
             if time.monotonic() > deadline:
-                raise ValueError(
-                    f"cache_gigabytes is too small for the shards that are read at once: {error}"
-                ) from None
-            time.sleep(random.uniform(0.1, 0.3))  # noqa: S311
+                raise ValueError(f"cache_gigabytes is too small, or other runs fill the cache: {error}") from None
+            if stop.wait(random.uniform(0.1, 0.3)):  # noqa: S311
+                raise StoppedError from None
     try:
         yield
     finally:

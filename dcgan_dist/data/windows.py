@@ -39,7 +39,7 @@ class Windows:
         self._upcoming: list[int] = []  # those of the range and of the window after it, in order
         self._wanted: list[int] = []  # the same, or the needed ones alone while there is no room for more
         self._held: set[int] = set()
-        self._busy: set[int] = set()
+        self._busy: dict[int, float] = {}  # being fetched, since when
         self._full: tuple[float, CacheFullError] | None = None  # since when
         self._errors: dict[int, Exception] = {}  # by shard; told when the shard is needed
         self._stop = threading.Event()
@@ -115,11 +115,13 @@ class Windows:
             with self._changed:
                 if self._needed & self._errors.keys() or self._needed <= self._held:
                     return
-                full = self._full
+                full, now = self._full, time.monotonic()
                 if full is None:
                     self._changed.wait(_POLL_SECONDS)
                     continue
-                if time.monotonic() - full[0] > FULL_SECONDS:
+                if any(now - since > _POLL_SECONDS for since in self._busy.values()):
+                    self._full = (now, full[1])  # a slow fetch, of a shard of this window or one that then makes room
+                elif now - full[0] > FULL_SECONDS:
                     self._full = None
                     raise OSError(
                         f"cache_gigabytes is too small for the {len(self._needed)} shards that are read at once, or "
@@ -135,20 +137,21 @@ class Windows:
             with self._changed:
                 if self._stop.is_set():
                     return
-                taken = self._held | self._busy | self._errors.keys()
+                taken = self._held | self._busy.keys() | self._errors.keys()
                 todo = [shard for shard in self._wanted if shard not in taken]
                 if not todo:
                     self._changed.wait()
                     continue
                 shard = todo[0]
-                self._busy.add(shard)
+                self._busy[shard] = time.monotonic()
             error = self._hold(shard)
             with self._changed:
-                self._busy.remove(shard)
+                del self._busy[shard]
                 if isinstance(error, CacheFullError):
                     self._full = self._full or (time.monotonic(), error)
                     self._changed.wait(_POLL_SECONDS)
-                elif error is None:
+                    continue
+                if error is None:
                     self._full = None
                     if shard in self._wanted:
                         self._held.add(shard)

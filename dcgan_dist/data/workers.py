@@ -42,7 +42,7 @@ END_SECONDS = 5.0
 _MOST_ROWS = 64  # a task
 _TASKS_EACH = 4  # that a worker has at a time; more wait here, so that nothing ever fills a connection
 _DECODE, _FORGET = 0, 1
-_NOWHERE = -1  # the row of a worker that has not begun
+_NOWHERE = -1  # the row of a worker that decodes nothing
 _PARENT = str(Path(__file__).parents[2])  # of the package
 
 
@@ -131,7 +131,7 @@ class Workers:
 
         Raises:
             UndecodedError: If one of them cannot be decoded, or a worker died or hangs.
-            OSError: If a worker died before it began.
+            OSError: If a worker died while it decoded nothing.
         """
         while self._undone[start:stop].any():
             self._listen()
@@ -183,10 +183,12 @@ class Workers:
     def _listen(self) -> None:
         """Take at least one answer of those that are due."""
         due = {worker.connection: worker for worker in self._workers if worker.tasks}
-        answers = wait(list(due), timeout=SILENCE_SECONDS)
+        connections = list(due)  # again after a job was suspended: workers had no more time than this process
+        answers = wait(connections, timeout=SILENCE_SECONDS) or wait(connections, timeout=END_SECONDS)
         if not answers:
-            row = self._row(next(iter(due.values())))
-            raise UndecodedError(row, f"has not been read in {SILENCE_SECONDS:.0f} seconds")
+            hung = next(iter(due.values()))
+            row = max(hung.tasks[0][0], int(self._at[hung.number]))
+            raise UndecodedError(row, f"has not been read in {SILENCE_SECONDS:.0f} seconds", is_readable=False)
         for connection in answers:
             assert isinstance(connection, Connection)
             self._receive(due[connection])
@@ -218,14 +220,11 @@ class Workers:
             how = f"was killed by {signal.Signals(-code).name} (out of memory?)"
         else:
             how = f"ended with code {code}"
-        if self._at[worker.number] == _NOWHERE:
-            return OSError(f"worker process {worker.process.pid} {how} before it began to decode images")
-        return UndecodedError(self._row(worker), f"was being decoded when worker process {worker.process.pid} {how}")
-
-    def _row(self, worker: _Worker) -> int:
-        """The row a worker is at."""
-        start, stop = worker.tasks[0] if worker.tasks else (0, 1)
-        return min(max(int(self._at[worker.number]), start), stop - 1)
+        row = int(self._at[worker.number])
+        if row == _NOWHERE:
+            return OSError(f"worker process {worker.process.pid} {how} while it decoded nothing")
+        why = f"was being decoded when worker process {worker.process.pid} {how}"
+        return UndecodedError(row, why, is_readable=False)
 
 
 def _started(number: int, memory: int) -> _Worker:
@@ -273,8 +272,9 @@ def serve(arguments: str) -> None:
                         at[given["number"]] = row
                         decoder.decode(requests[row], pixels[row])
                 except Exception as error:
-                    why = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+                    why = str(error) if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {error}"
                     answer = json.dumps({"row": row, "why": why}).encode()
+                at[given["number"]] = _NOWHERE
                 connection.send_bytes(answer)
     except (EOFError, OSError):  # the trainer has gone
         return

@@ -1,5 +1,6 @@
 """The cache alone: many processes, little room, sudden deaths."""
 
+import errno
 import fcntl
 import hashlib
 import multiprocessing
@@ -9,6 +10,7 @@ import threading
 import time
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -19,6 +21,12 @@ from tests.distributed.ranks import PRELOADED
 SIZE = 4096
 FILES = 6
 NEVER = threading.Event()
+SET = "0123456789abcdef" * 2
+
+
+def kept(directory: Path) -> Path:
+    """Where the files lie."""
+    return directory / f"dcgan_dist-{SET}"
 
 
 def content(number: int) -> bytes:
@@ -48,7 +56,9 @@ def fetch(number: int, log: Path | None = None) -> Any:
 
 def hold(cache: Cache, number: int, *, log: Path | None = None, known_whole: bool = False) -> int:
     write = fetch(number, log)
-    return cache.hold(f"set/{number}", expected(number), fetch=write, known_whole=known_whole, stop=NEVER)
+    return cache.hold(
+        cache.place(SET) / str(number), expected(number), fetch=write, known_whole=known_whole, stop=NEVER
+    )
 
 
 def live(directory: Path, log: Path, seed: int, holds: int, results: Any) -> None:
@@ -65,11 +75,11 @@ def live(directory: Path, log: Path, seed: int, holds: int, results: Any) -> Non
                 continue
         time.sleep(dice.random() * 0.003)
         for number, handle in handles.items():
-            path = directory / "set" / str(number)
+            path = kept(directory) / str(number)
             wrong += path.read_bytes() != content(number)  # it is still there, by its name
             os.close(handle)
         with cache._locked():
-            over += sum(size_of(path) for path in directory.glob("set/*")) > 4 * SIZE
+            over += sum(size_of(path) for path in kept(directory).glob("*")) > 4 * SIZE
     results.put((wrong, over))
 
 
@@ -133,7 +143,7 @@ def test_the_file_used_longest_ago_goes_first(tmp_path: Path) -> None:
         os.close(hold(cache, number))
         time.sleep(0.01)
     os.close(hold(cache, 3))
-    assert sorted(path.name for path in (tmp_path / "set").iterdir()) == ["0", "2", "3"]
+    assert sorted(path.name for path in kept(tmp_path).iterdir()) == ["0", "2", "3"]
 
 
 def test_what_is_held_stays(tmp_path: Path) -> None:
@@ -141,11 +151,11 @@ def test_what_is_held_stays(tmp_path: Path) -> None:
     first, second = hold(cache, 0), hold(cache, 1)
     with pytest.raises(CacheFullError, match="8,192 of 8,192 bytes are in use, 4,096 are needed"):
         hold(cache, 2)
-    assert sorted(path.name for path in (tmp_path / "set").iterdir()) == ["0", "1"]
+    assert sorted(path.name for path in kept(tmp_path).iterdir()) == ["0", "1"]
     os.close(first)
     os.close(hold(cache, 2))
     os.close(second)
-    assert sorted(path.name for path in (tmp_path / "set").iterdir()) == ["1", "2"]
+    assert sorted(path.name for path in kept(tmp_path).iterdir()) == ["1", "2"]
 
 
 def test_a_file_removed_just_before_it_is_locked_is_fetched_again(
@@ -153,7 +163,7 @@ def test_a_file_removed_just_before_it_is_locked_is_fetched_again(
 ) -> None:
     cache = Cache(tmp_path, limit_bytes=2 * SIZE)
     os.close(hold(cache, 0))
-    path, lock = tmp_path / "set" / "0", fcntl.flock
+    path, lock = kept(tmp_path) / "0", fcntl.flock
     removals = 2  # the first when it is found, the second when it has just been fetched
 
     def late(handle: int, how: int) -> None:
@@ -173,7 +183,7 @@ def test_a_file_removed_just_before_it_is_locked_is_fetched_again(
 def test_a_file_is_hashed_unless_it_is_known(tmp_path: Path) -> None:
     cache = Cache(tmp_path, limit_bytes=2 * SIZE)
     os.close(hold(cache, 0))
-    path = tmp_path / "set" / "0"
+    path = kept(tmp_path) / "0"
     path.chmod(0o600)
     path.write_bytes(content(1))
     os.close(hold(cache, 0, known_whole=True))
@@ -189,12 +199,68 @@ def test_a_full_disk_names_the_file(tmp_path: Path) -> None:
         raise OSError(28, "No space left on device")
 
     with pytest.raises(OSError, match="No space left on device") as caught:
-        cache.hold("set/0", expected(0), fetch=write, known_whole=False, stop=NEVER)
-    assert caught.value.filename == str(tmp_path / "set" / "0")
-    assert list((tmp_path / "set").iterdir()) == []
+        cache.hold(cache.place(SET) / "0", expected(0), fetch=write, known_whole=False, stop=NEVER)
+    assert caught.value.filename == str(kept(tmp_path) / "0")
+    assert list(kept(tmp_path).iterdir()) == []
 
 
 def test_a_directory_of_somebody_else_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "getuid", lambda: 12345)
     with pytest.raises(ValueError, match=rf"^cache_dir {tmp_path}: must be a directory of this user$"):
         Cache(tmp_path, limit_bytes=1)
+
+
+@pytest.mark.parametrize(
+    ("lock", "message"),
+    [
+        (OSError(errno.ENOLCK, "No locks available"), "cannot be used: No locks available; name another$"),
+        (
+            None,
+            r"must be on a disk of this machine, for its locks \(flock\)$",
+        ),  # as on NFS: this process has it already
+    ],
+)
+def test_a_file_system_without_locks_is_refused(
+    lock: OSError | None, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fcntl, "flock", mock.Mock(side_effect=lock))
+    with pytest.raises(ValueError, match=f"^cache_dir {tmp_path}: {message}"):
+        Cache(tmp_path, limit_bytes=1)
+
+
+def test_only_its_own_files_are_counted_and_removed(tmp_path: Path) -> None:
+    """A directory that the user had before, full of other things."""
+    others = [tmp_path / name for name in ("photos/1.jpg", "dcgan_dist-runs/x", "a.tar", f"{SET}/x", ".lock")]
+    for path in others:
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(bytes(10 * SIZE))
+        os.utime(path, (0, 0))
+    cache = Cache(tmp_path, limit_bytes=2 * SIZE)
+    for number in range(4):
+        os.close(hold(cache, number))
+    assert sorted(path.name for path in kept(tmp_path).iterdir()) == ["2", "3"]
+    assert all(path.stat().st_size == 10 * SIZE for path in others)
+
+
+@pytest.mark.parametrize("stopped", [True, False])
+def test_a_process_that_is_stopped_in_mid_fetch_is_told(
+    stopped: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dcgan_dist.data.cache.STALLED_SECONDS", 0.3)
+    cache = Cache(tmp_path, limit_bytes=2 * SIZE)
+    kept(tmp_path).mkdir()
+    part = kept(tmp_path) / "0.part"
+    with part.open("wb", buffering=0) as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        if stopped:
+            with pytest.raises(OSError, match=rf"^{tmp_path}/.*/0: is being fetched by another process, which has"):
+                hold(cache, 0)
+            return
+        waiting = threading.Thread(target=lambda: os.close(hold(cache, 0)))
+        waiting.start()
+        for _ in range(30):  # slow, but it goes on
+            other.write(b"x")
+            time.sleep(0.02)
+        assert waiting.is_alive()
+    waiting.join()
+    assert (kept(tmp_path) / "0").read_bytes() == content(0)

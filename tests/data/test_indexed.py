@@ -3,13 +3,9 @@
 import contextlib
 import hashlib
 import json
-import multiprocessing
 import os
 import resource
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,7 +23,7 @@ from dcgan_dist.data.shards import read_index
 from dcgan_dist.distributed import collectives
 from tests.data.made import file_of, photos, png
 from tests.data.sets import IMAGES, convert, many_shards, rewrite_shard
-from tests.distributed.ranks import PRELOADED, run_ranks
+from tests.distributed.ranks import run_ranks
 
 BATCH = 12
 STEPS = 10  # of 40 images: three epochs
@@ -54,22 +50,32 @@ def local_rows() -> tuple[int, int]:
     return collectives.rank() * local, (collectives.rank() + 1) * local
 
 
-def digests(shards: Path, kind: str, workers: int | None) -> list[str]:
+def digests(shards: Path, kind: str, workers: int | None, **subset: Any) -> list[str]:
     """Of this rank's part of each batch."""
-    with opened(shards, kind, rows=local_rows(), workers=workers) as loader:
+    with opened(shards, kind, rows=local_rows(), workers=workers, **subset) as loader:
         assert loader.settings["loader"] == kind
         return [hashlib.sha256(loader.batch(step).numpy().tobytes()).hexdigest() for step in range(STEPS)]
 
 
-def both(shards: Path) -> tuple[list[str], list[str], list[str]]:
-    return digests(shards, "resident", None), digests(shards, "indexed", 0), digests(shards, "indexed", 2)
+SUBSETS: tuple[dict[str, Any], ...] = (
+    {},
+    {"subset_size": 10},  # three shards have no image of it, and a batch has more than an epoch
+    {"classes": "dog", "subset_size": 18},
+)
+
+
+def in_all_ways(shards: Path) -> list[tuple[list[str], ...]]:
+    ways = (("resident", None), ("indexed", 0), ("indexed", 2))
+    return [tuple(digests(shards, kind, workers, **subset) for kind, workers in ways) for subset in SUBSETS]
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 4])
 def test_batches_are_those_of_the_resident_loader(shards: Path, world_size: int) -> None:
-    for resident, here, workers in run_ranks(both, world_size, shards):
-        assert resident == here == workers
-        assert len(set(resident)) == STEPS
+    for rank in run_ranks(in_all_ways, world_size, shards):
+        for resident, here, workers in rank:
+            assert resident == here == workers
+            assert len(set(resident)) == STEPS
+        assert len({tuple(resident) for resident, _, _ in rank}) == len(SUBSETS)
 
 
 @pytest.mark.parametrize("settings", [{"workers": 0}, {"workers": 1}, {"workers": 2}, {"workers": 2, "channels": 1}])
@@ -201,6 +207,29 @@ def test_a_shard_that_changes_before_it_is_read_is_named(copied: Path, workers: 
             read(loader)
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_shard_that_vanishes_in_mid_run_is_named(tmp_path: Path, workers: int) -> None:
+    path = many_shards(tmp_path / "set", shards=40, images=10, size=8)
+    gone = path / "set-000002.tar"
+    with opened(path, "indexed", workers=workers) as loader:
+        read(loader, steps=34)  # an epoch; all shards have been checked
+        gone.unlink()
+        with pytest.raises(OSError, match=rf"^{gone}: image \(number 2\d, at byte .*\) .*No such file .*{gone.name}"):
+            read(loader, steps=68)
+
+
+@pytest.mark.parametrize("kind", ["resident", "indexed"])
+def test_shards_without_an_image_of_the_subset_are_not_looked_at(copied: Path, kind: str) -> None:
+    index = read_index(copied)
+    os.truncate(index.path(4), 5000)
+    index.path(3).unlink()
+    with opened(copied, kind, workers=0, subset_size=24) as loader:
+        read(loader)
+        assert len(loader.first(99)) == 24
+    with pytest.raises(ValueError, match=rf"{index.path(3)}: is missing"), opened(copied, kind, subset_size=25):
+        pass
+
+
 def test_missing_and_cut_shards_are_refused_at_once(copied: Path) -> None:
     index = read_index(copied)
     os.truncate(index.path(4), 5000)
@@ -247,154 +276,3 @@ def test_code_in_shards_is_never_run(copied: Path) -> None:
         for step in range(STEPS):
             assert torch.equal(loader.batch(step), resident.batch(step))
     assert not touched.exists()
-
-
-# Processes
-
-
-def stopped_or_dead(process: int) -> bool:
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
-    except OSError:
-        return True
-
-
-def wait_until(happened: Any, *, seconds: float = 10.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not happened():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
-def processes(loader: Loader) -> tuple[int, ...]:
-    assert isinstance(loader, IndexedLoader)
-    return loader._decoding.processes  # type: ignore[union-attr]
-
-
-def test_a_worker_that_dies_is_one_message(shards: Path) -> None:
-    with opened(shards, "indexed", workers=2) as loader:
-        loader.batch(0)
-        os.kill(processes(loader)[1], signal.SIGKILL)
-        begin = time.monotonic()
-        image = r"shards-00000\d\.tar: image (cat|dog)/\d{3}\.png \(number \d+, at byte [\d,]+\)"
-        death = r"was being decoded when worker process \d+ was killed by SIGKILL \(out of memory\?\)"
-        with pytest.raises(OSError, match=f"{image} {death}$"):
-            read(loader, steps=100)
-        assert time.monotonic() - begin < 5
-
-
-def test_a_worker_that_cannot_start_is_one_message(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "executable", "/bin/false")
-    with (
-        opened(shards, "indexed", workers=2) as loader,
-        pytest.raises(OSError, match=r"^worker process \d+ ended with code 1 before it began to decode images$"),
-    ):
-        loader.batch(0)
-
-
-def test_a_worker_that_hangs_is_one_message(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with opened(shards, "indexed", workers=2) as loader:
-        loader.batch(0)
-        monkeypatch.setattr("dcgan_dist.data.workers.SILENCE_SECONDS", 0.5)
-        monkeypatch.setattr("dcgan_dist.data.workers.END_SECONDS", 0.5)
-        os.kill(processes(loader)[0], signal.SIGSTOP)
-        with pytest.raises(OSError, match=r"image (cat|dog)/\d{3}\.png \(number .*\) has not been read in 0 seconds$"):
-            read(loader, steps=100)
-        workers = processes(loader)
-    assert all(stopped_or_dead(worker) for worker in workers)
-
-
-def test_workers_end_with_the_loader(shards: Path) -> None:
-    with opened(shards, "indexed", workers=2) as loader:
-        loader.batch(0)
-        workers = processes(loader)
-        assert len(workers) == 2
-        assert not any(stopped_or_dead(worker) for worker in workers)
-    assert all(stopped_or_dead(worker) for worker in workers)
-
-
-def test_workers_import_little(shards: Path) -> None:
-    with opened(shards, "indexed", workers=1) as loader:
-        loader.batch(0)
-        (worker,) = processes(loader)
-        maps = Path(f"/proc/{worker}/maps").read_text()
-        assert "cv2" in maps
-        assert "libtorch" not in maps
-        assert "/dev/shm" not in maps
-
-
-READER = """
-import sys, time, torch
-from dcgan_dist.config import DataConfig, NetworkConfig
-from dcgan_dist.data.loader import open_loader
-data = DataConfig(data=sys.argv[1], batch_size=12, shuffle_window=2, loader="indexed", workers=2)
-loader = open_loader(data, NetworkConfig(image_size=8), seed=0, rows=(0, 12), device=torch.device("cpu"))
-loader.batch(0)
-print(*loader._decoding.processes, flush=True)
-step = 0
-while True:
-    loader.batch(step := step + 1)
-"""
-
-
-@pytest.mark.parametrize(
-    "number", [signal.SIGKILL, signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
-)
-def test_workers_end_with_the_trainer_and_say_nothing(shards: Path, number: signal.Signals) -> None:
-    """Ctrl-C goes to all processes of the group; here only the trainer, which does not catch it, may say something."""
-    command = [sys.executable, "-c", READER, str(shards)]
-    job = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True, text=True)
-    assert job.stdout is not None
-    try:
-        workers = [int(word) for word in job.stdout.readline().split()]
-        assert len(workers) == 2
-        if number == signal.SIGKILL:
-            job.kill()
-        else:
-            for worker in workers:  # they must not even notice
-                os.kill(worker, number)
-            time.sleep(0.1)
-            assert job.poll() is None
-            assert not any(stopped_or_dead(worker) for worker in workers)
-            os.killpg(job.pid, number)
-        _, error = job.communicate(timeout=20)
-        wait_until(lambda: all(stopped_or_dead(worker) for worker in workers))
-        assert error.count("Traceback") == (number == signal.SIGINT), error
-        assert "dcgan_dist.data.workers import serve" not in error
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(job.pid, signal.SIGKILL)
-        job.wait()
-
-
-def measure(path: Path, kind: str, workers: int, result: Any) -> None:
-    """The life of a process that reads an epoch."""
-    data = DataConfig(data=str(path), batch_size=64, shuffle_window=2, loader=kind, workers=workers)  # type: ignore[arg-type]
-    loader = open_loader(data, NetworkConfig(image_size=64), seed=0, rows=(0, 64), device=torch.device("cpu"))
-    for step in range(loader.image_count // 64):
-        loader.batch(step)
-    own = ["self", *(processes(loader) if workers else ())]
-    peaks = [line for process in own for line in Path(f"/proc/{process}/status").read_text().splitlines()]
-    result.put([int(line.split()[1]) // 1024 for line in peaks if line.startswith("VmHWM")])
-    loader.close()
-
-
-def peak_mebibytes(path: Path, kind: str, workers: int) -> int:
-    """The most memory that a process which reads an epoch had, and its workers."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
-    result = context.Queue()
-    process = context.Process(target=measure, args=(path, kind, workers, result))
-    process.start()
-    peaks = result.get(timeout=60)
-    process.join()
-    assert len(peaks) == 1 + workers
-    return sum(peaks)
-
-
-def test_memory_does_not_grow_with_the_set(tmp_path: Path) -> None:
-    small = many_shards(tmp_path / "small", shards=4, images=250)  # 12 MB decoded
-    large = many_shards(tmp_path / "large", shards=40, images=250)  # 123 MB
-    peak = peak_mebibytes(large, "indexed", 1)
-    assert peak - peak_mebibytes(small, "indexed", 1) < 15
-    assert peak_mebibytes(large, "resident", 0) - peak > 40  # so that such a difference can be seen

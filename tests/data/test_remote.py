@@ -24,10 +24,11 @@ from dcgan_dist.data import remote
 from dcgan_dist.data.loader import Loader, open_loader
 from dcgan_dist.data.remote import Remote, parse_place
 from dcgan_dist.data.shards import read_index
+from dcgan_dist.distributed import collectives
 from tests.data.made import photos
 from tests.data.servers import FileServer, s3_server, serving
 from tests.data.sets import IMAGES, convert
-from tests.distributed.ranks import PRELOADED
+from tests.distributed.ranks import PRELOADED, run_ranks
 
 BATCH = 12
 STEPS = 10  # three epochs
@@ -60,9 +61,10 @@ def server(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
 @contextlib.contextmanager
 def opened(url: str, tmp_path: Path, **settings: Any) -> Iterator[Loader]:
     values: dict[str, Any] = {"loader": "indexed", "workers": 0, "shuffle_window": 2}
+    rows = settings.pop("rows", (0, BATCH))
     data = DataConfig(data=url, batch_size=BATCH, **(values | {"cache_dir": str(tmp_path / "cache")} | settings))
     network = NetworkConfig(image_size=8)
-    loader = open_loader(data, network, seed=4, rows=(0, BATCH), device=torch.device("cpu"))
+    loader = open_loader(data, network, seed=4, rows=rows, device=torch.device("cpu"))
     with contextlib.closing(loader):
         yield loader
 
@@ -293,6 +295,24 @@ def test_a_server_that_falls_silent_is_asked_again(
 
 
 @needs_http
+def test_a_server_that_only_trickles_is_asked_again(
+    server: FileServer, tmp_path: Path, batches: list[torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "SILENCE_SECONDS", 0.4)
+    monkeypatch.setattr(remote, "SLOWEST_BYTES_PER_SECOND", 10**6)
+    server.pause_seconds = 4.0  # in 20 pieces
+    bad = read_index(server.directory).contents.shards[0]
+    server.faults[bad.file].append("slow")
+    with opened(server.url, tmp_path) as loader:
+        read(loader, batches)
+    assert server.asked[bad.file] == 2
+    monkeypatch.setattr(remote, "ATTEMPTS", 1)
+    server.faults[bad.file].append("slow")
+    with pytest.raises(OSError, match=rf"{bad.file}: expected .*, found [\d,]+ bytes in 0 seconds$"):
+        try_out(server.url, tmp_path / "other", loader="resident")
+
+
+@needs_http
 def test_keys_of_a_redirect_are_not_told(server: FileServer, tmp_path: Path) -> None:
     name = read_index(server.directory).contents.shards[0].file
     server.faults[name].extend(["redirect", "403"] * 2)
@@ -508,6 +528,35 @@ def test_processes_that_share_a_cache_fetch_each_shard_once(
         assert {results.get(timeout=60) for _ in range(3)} == {digest}
     assert server.asked.pop("index.json") == 3
     assert set(server.asked.values()) == {1}
+
+
+def remote_digests(url: str, directory: str) -> list[list[str]]:
+    """Of this rank's rows of three epochs, with either loader and a subset."""
+    local = BATCH // collectives.world_size()
+    rows = (collectives.rank() * local, (collectives.rank() + 1) * local)
+    found = []
+    for kind, subset_size in (("resident", 0), ("indexed", 0), ("resident", 20), ("indexed", 20)):
+        settings: dict[str, Any] = {
+            "cache_dir": directory,
+            "subset_size": subset_size,
+            "workers": collectives.rank() % 2,
+        }
+        with opened(url, Path(directory), rows=rows, loader=kind, **settings) as loader:
+            found.append([hashlib.sha256(loader.batch(step).numpy().tobytes()).hexdigest() for step in range(STEPS)])
+    return found
+
+
+@needs_http
+@pytest.mark.parametrize("world_size", [4, pytest.param(2, marks=pytest.mark.slow)])
+def test_ranks_share_a_cache(server: FileServer, shards: Path, tmp_path: Path, world_size: int) -> None:
+    """The same rows as from the directory, and every file comes once for all ranks and loaders."""
+    local = run_ranks(remote_digests, world_size, str(shards), str(tmp_path / "unused"))
+    assert run_ranks(remote_digests, world_size, server.url, str(tmp_path / "cache")) == local
+    for resident, indexed, small, small_indexed in local:
+        assert resident == indexed != small == small_indexed
+    assert server.asked.pop("index.json") == 4  # rank 0, for each loader
+    assert set(server.asked.values()) == {1}
+    assert not (tmp_path / "unused").exists()
 
 
 @needs_http
