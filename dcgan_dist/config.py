@@ -158,6 +158,9 @@ class DataConfig:
     """Train on these classes alone: names as dcgan-shard info lists them, a comma between them; empty for all."""
     subset_size: int = 0
     """Train on this many images alone: the first in the shards, of the chosen classes, whatever the seed; 0 for all."""
+    held_out: int = 0
+    """Never train on this many images, the last in the shards, of the chosen classes: D's scores on them, beside those
+    of images it was trained on, show what it knows by heart. 0 for none, else at least batch_size."""
     flip: bool = False
     """Mirror half of the real images, chosen anew each time they are seen."""
     loader: Literal["auto", "resident", "indexed"] = "auto"
@@ -178,6 +181,8 @@ class DataConfig:
             raise ValueError(f"batch_size must be at least 2, because of batch statistics, got {self.batch_size}")
         _positive("shuffle_window", self.shuffle_window)
         _not_negative("subset_size", self.subset_size)
+        if self.held_out and self.held_out < self.batch_size:
+            raise ValueError(f"held_out must be 0 or at least batch_size, {self.batch_size}, got {self.held_out}")
         _not_negative("workers", self.workers or 0)
         _positive("cache_gigabytes", self.cache_gigabytes)
 

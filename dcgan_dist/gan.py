@@ -123,9 +123,9 @@ class Gan:
         self.discriminator.note_collectives(logits)
         return logits
 
-    def judge(self, images: Tensor, *, draws: StepDraws) -> Tensor:
+    def judge(self, images: Tensor, *, draws: StepDraws, dropout: str = "dropout_judge") -> Tensor:
         """Logits of images in training mode: D's parameters are constants, its running statistics stay."""
-        return self._unchanged(self.discriminator, images, draws=draws, dropout="dropout_judge")
+        return self._unchanged(self.discriminator, images, draws=draws, dropout=dropout)
 
     def imagine(self, z: Tensor, *, draws: StepDraws) -> Tensor:
         """Fakes of z in training mode: G's parameters are constants, its running statistics stay."""

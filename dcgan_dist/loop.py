@@ -2,9 +2,9 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from dcgan_dist.data.loader import Loader
 from dcgan_dist.distributed import collectives
 from dcgan_dist.distributed.draws import StepDraws, run_key
 from dcgan_dist.distributed.runtime import Runtime
+from dcgan_dist.game import ScoreCounter
 from dcgan_dist.gan import Gan
 from dcgan_dist.images import grid, to_images
 from dcgan_dist.run_directory import RunDirectory
@@ -53,6 +54,10 @@ class Training:
         self._key = run_key(self.gan.config.seed, device)
         self._traffic = collectives.Traffic()  # of the last step
         self._saver = checkpoint.Saver()
+
+    @cached_property
+    def _scores(self) -> ScoreCounter:
+        return ScoreCounter(self.gan, self.loader, rows=self._rows)
 
     def update(self) -> dict[str, Tensor]:
         """One update of each network; scalars over this process's rows."""
@@ -153,8 +158,9 @@ class Training:
         self._saver.check()
         gan, result = self.gan, self._result
         scalars = dict(result.scalars)
-        with torch.no_grad():  # the same fakes before and after D has learnt from them
-            scalars["score/fake_after"] = gan.judge(result.fakes, draws=result.draws).sigmoid().mean()
+        with torch.no_grad():  # the same fakes and dropout, before and after D has learnt from them
+            after = gan.judge(result.fakes, draws=result.draws, dropout="dropout_fake")
+        scalars["score/fake_after"] = after.sigmoid().mean()
         scalars |= {
             "gradient_norm/d": gan.discriminator.gradient_norm(),
             "gradient_norm/g": gan.generator.gradient_norm(),
@@ -172,13 +178,17 @@ class Training:
         self.tracker.scalars(self.step, row)
 
     def sample(self) -> None:
-        """Write the grid of the fixed z."""
+        """Write the grid of the fixed z, and histograms of D's scores."""
         config = self.gan.config
         with self.clock.measured("pause"):
             indices = range(config.log.sample_count)
             pixels = sample_pixels(self.gan.sampled, indices, seed=config.seed, network=config.network)
             path = self.run.write_sample(self.step, grid(pixels))
             self.tracker.picture(self.step, "samples", path=path)
+            scores = self._scores.count()
+            self.run.write_histograms(self.step, scores.edges, scores.counts)
+            for kind, counts in scores.counts.items():
+                self.tracker.histogram(self.step, f"scores/{kind}", counts=counts, edges=scores.edges)
 
     def save(self) -> None:
         """Begin to write a checkpoint; training may go on meanwhile."""

@@ -6,6 +6,7 @@ import platform
 import re
 import secrets
 import sys
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ class RunDirectory:
         self.config = path / "config.yaml"
         self.environment = path / "environment.json"
         self.metrics = path / "metrics.jsonl"
+        self.histograms = path / "histograms.jsonl"
+        """Of D's scores, a row for each sample grid."""
         self.samples = path / "samples"
         self.reals = path / "reals.png"
         self.losses = path / "losses.png"
@@ -52,8 +55,24 @@ class RunDirectory:
         """Pairs (step, file) of all sample grids, oldest first."""
         return [(int(path.stem.removeprefix("step-")), path) for path in sorted(self.samples.glob("step-*.png"))]
 
+    def write_histograms(self, step: int, edges: Sequence[float], counts: Mapping[str, Sequence[int]]) -> None:
+        """Add histograms of D's scores after ``step`` steps; written by the main process.
+
+        Args:
+            step: steps done.
+            edges: of the bins.
+            counts: of each kind of images.
+        """
+        if collectives.rank() == 0:
+            row = (json.dumps({"step": step, "edges": edges, **counts}) + "\n").encode()
+            before = self.histograms.read_bytes() if self.histograms.exists() else b""
+            write_whole(self.histograms, before + row)
+
     def forget_samples(self, *, after: int) -> None:
-        """Remove the sample grids of steps past ``after``, which are to be made again. Main process only."""
+        """Remove grids and histograms of steps past ``after``, which are to be made again. Main process only."""
+        if self.histograms.exists():
+            rows = self.histograms.read_bytes().splitlines(keepends=True)
+            write_whole(self.histograms, b"".join(row for row in rows if json.loads(row)["step"] <= after))
         for step, path in self.sample_grids():
             if step > after:
                 path.unlink()

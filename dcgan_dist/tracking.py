@@ -9,7 +9,7 @@ import os
 import sys
 import time
 import types
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -38,6 +38,9 @@ class Sink(Protocol):
     def picture(self, step: int, name: str, *, path: Path) -> None:
         """A picture file made after ``step`` steps."""
 
+    def histogram(self, step: int, name: str, *, counts: Sequence[int], edges: Sequence[float]) -> None:
+        """Counts between edges, made after ``step`` steps."""
+
     def close(self, *, failed: bool) -> None:
         """Nothing more will come."""
 
@@ -63,6 +66,9 @@ class JsonLines:
 
     def picture(self, step: int, name: str, *, path: Path) -> None:
         """Pictures are files already."""
+
+    def histogram(self, step: int, name: str, *, counts: Sequence[int], edges: Sequence[float]) -> None:
+        """The run directory has a file of them."""
 
     def size(self) -> int:
         """Bytes that have reached the disk."""
@@ -125,6 +131,9 @@ class ConsoleSink:
     def picture(self, step: int, name: str, *, path: Path) -> None:
         """Told at the end of the run, all in one line."""
 
+    def histogram(self, step: int, name: str, *, counts: Sequence[int], edges: Sequence[float]) -> None:
+        """Not for a console."""
+
     def say(self, sentence: str) -> None:
         """One sentence, above the bar if there is one."""
         self._console.print(sentence, highlight=False, markup=False, soft_wrap=True)
@@ -168,7 +177,7 @@ class WandbSink:
             self._run = begin(mode)
         self._run.define_metric("step")
         self._run.define_metric("*", step_metric="step")
-        self._image = wandb.Image
+        self._image, self._histogram = wandb.Image, wandb.Histogram
         self.description = mode
         """For people: where the run can be seen."""
         if mode == "online":
@@ -181,6 +190,9 @@ class WandbSink:
 
     def picture(self, step: int, name: str, *, path: Path) -> None:
         self._run.log({"step": step, name: self._image(str(path))})
+
+    def histogram(self, step: int, name: str, *, counts: Sequence[int], edges: Sequence[float]) -> None:
+        self._run.log({"step": step, name: self._histogram(np_histogram=(list(counts), list(edges)))})
 
     def close(self, *, failed: bool) -> None:
         self._run.finish(exit_code=int(failed))
@@ -237,6 +249,11 @@ class Tracker:
         """A picture file made after ``step`` steps."""
         for sink in self._sinks:
             sink.picture(step, name, path=path)
+
+    def histogram(self, step: int, name: str, *, counts: Sequence[int], edges: Sequence[float]) -> None:
+        """Counts between edges, made after ``step`` steps."""
+        for sink in self._sinks:
+            sink.histogram(step, name, counts=counts, edges=edges)
 
     def advance(self, step: int) -> None:
         """Called after every step; moves the progress bar."""

@@ -35,6 +35,7 @@ class IndexedLoader:
         node: the processes that share the work of fetching.
         device: where batches are wanted.
         digest: identity of the images.
+        held_out: numbers of those that are never trained on.
     """
 
     def __init__(
@@ -49,8 +50,10 @@ class IndexedLoader:
         node: Node,
         device: torch.device,
         digest: str,
+        held_out: NDArray[np.int64],
     ) -> None:
         self.digest = digest
+        self.held_out = held_out
         self.image_count = order.length
         plural = "" if workers == 1 else "es"
         self.description = f"indexed, {workers or 'no'} worker process{plural}{files.description}"
@@ -101,7 +104,9 @@ class IndexedLoader:
         return batch
 
     def first(self, count: int) -> NDArray[np.uint8]:
-        images = self._order.images(0, min(count, self.image_count))
+        return self.read(self._order.images(0, min(count, self.image_count)))
+
+    def read(self, images: NDArray[np.int64]) -> NDArray[np.uint8]:
         pixels = np.empty((len(images), self._stored.wanted_channels, *[self._stored.size] * 2), np.uint8)
         places = {int(image): row for row, image in enumerate(images)}
         try:

@@ -51,6 +51,16 @@ class Loader(Protocol):
             OSError: when a shard or an image cannot be read, naming it.
         """
 
+    held_out: NDArray[np.int64]
+    """Numbers of the images that are never trained on."""
+
+    def read(self, images: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """(len(images), H, W, C) uint8: images of the training subset or held out, by their numbers.
+
+        Raises:
+            OSError: as batch.
+        """
+
     def first(self, count: int) -> NDArray[np.uint8]:
         """(count or fewer, H, W, C) uint8: the first images of the whole order, as the run sees them.
 
@@ -82,17 +92,24 @@ def open_loader(
     files = _opened(data)
     collectives.on_all(partial(_check, files.index, data, network))
     counts = [shard.images for shard in files.index.contents.shards]
-    subset = collectives.on_all(partial(_subset, files.index, data))
+    subset, held_out = collectives.on_all(partial(_subset, files.index, data))
     order = Order(counts, seed=seed, shuffle_window=data.shuffle_window, subset=subset)
     digest = _digest(files.index)
-    resident = _is_resident(data, network, order.length, node, device)
+    resident = _is_resident(data, network, order.length + len(held_out), node, device)
     at_once = min(node.size, len(order.shards)) if resident else _shards_at_once(order.shard_counts, data)
     collectives.on_all(lambda: files.check(order.shards[node.rank :: node.size], at_once=at_once))
     if resident:
-        images = np.arange(order.length) if subset is None else subset
+        images = np.arange(order.length) if subset is None else np.concatenate([subset, held_out])
         pixels, sharers = decoded(files, images, node, channels=network.channels, device=device)
         return ResidentLoader(
-            pixels, order, batch_size=data.batch_size, rows=rows, digest=digest, images=images, sharers=sharers
+            pixels,
+            order,
+            batch_size=data.batch_size,
+            rows=rows,
+            digest=digest,
+            images=images,
+            held_out=held_out,
+            sharers=sharers,
         )
     workers = collectives.from_main(lambda: max(0, min(MOST_WORKERS, cores() // node.size - 1)))
     return IndexedLoader(
@@ -105,15 +122,21 @@ def open_loader(
         node=node,
         device=device,
         digest=digest,
+        held_out=held_out,
     )
 
 
-def _subset(index: Index, data: DataConfig) -> NDArray[np.int64] | None:
-    """The images that the run trains on; None for all."""
-    if not (data.classes or data.subset_size):
-        return None
-    names = index.contents.settings.classes
-    return training_subset(index.labels, names, classes=data.classes, size=data.subset_size)
+def _subset(index: Index, data: DataConfig) -> tuple[NDArray[np.int64] | None, NDArray[np.int64]]:
+    """The images that the run trains on, None for all; and those that it never sees."""
+    if not (data.classes or data.subset_size or data.held_out):
+        return None, np.empty(0, np.int64)
+    return training_subset(
+        index.labels,
+        index.contents.settings.classes,
+        classes=data.classes,
+        size=data.subset_size,
+        held_out=data.held_out,
+    )
 
 
 def _opened(data: DataConfig) -> ShardFiles:

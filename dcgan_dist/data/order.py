@@ -14,9 +14,11 @@ _KEPT = 4  # epochs' shards and windows' images that are remembered; a batch may
 
 
 def training_subset(
-    labels: NDArray[np.int64], class_names: Sequence[str], *, classes: str, size: int
-) -> NDArray[np.int64]:
-    """Numbers of the images that a run trains on, rising: of the chosen classes, the first ``size`` in the shards.
+    labels: NDArray[np.int64], class_names: Sequence[str], *, classes: str, size: int, held_out: int = 0
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Numbers of the images that a run trains on, and of those it never sees, both rising.
+
+    Of the chosen classes, the first ``size`` in the shards are trained on and the last ``held_out`` are kept back.
 
     Shards are shuffled when they are made, so the first images are as good as any: the same ones whatever the seed of
     the run, and a smaller subset lies within a larger one.
@@ -25,7 +27,8 @@ def training_subset(
         labels: (images,) class of every image, in the order of the shards.
         class_names: Name of each class, by its number.
         classes: Names of those that are wanted, a comma between them; empty for all.
-        size: How many images; 0 for all.
+        size: How many images to train on; 0 for all that are not held out.
+        held_out: How many images to keep back.
 
     Raises:
         ValueError: If a class is unknown or there are fewer images.
@@ -35,10 +38,14 @@ def training_subset(
         kept = kept[np.isin(labels, labels_of(wanted, class_names, what="classes"))]
     if not len(kept):
         raise ValueError(f"classes: the data must have images of them, there is none of {classes}")
+    among = f" of the classes {classes}" if wanted else ""
+    if held_out >= len(kept):
+        raise ValueError(f"held_out must leave images to train on{among}, of {len(kept):,}, got {held_out:,}")
+    kept, back = kept[: len(kept) - held_out], kept[len(kept) - held_out :]
     if size > len(kept):
-        among = f" of the classes {classes}" if wanted else ""
+        among += " that are not held out" if held_out else ""
         raise ValueError(f"subset_size must be at most the number of images{among}, {len(kept):,}, got {size:,}")
-    return kept[: size or None]
+    return kept[: size or None], back
 
 
 class Order:

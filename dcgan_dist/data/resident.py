@@ -20,6 +20,10 @@ ROUND_SECONDS = 60.0
 """After so much decoding a process meets the others, which else would wait for a slower one until their timeout."""
 
 
+NONE = np.empty(0, np.int64)
+"""No image."""
+
+
 class ResidentLoader:
     """All images decoded once into one uint8 tensor on the device; a batch is one gather.
 
@@ -29,6 +33,7 @@ class ResidentLoader:
         batch_size: over all processes.
         rows: start and stop of this process's rows of it.
         digest: identity of the images.
+        held_out: numbers of the images that are never trained on.
         images: (images,) numbers that the order knows them by, rising; by default all from 0.
         sharers: processes that have the memory in common.
     """
@@ -42,6 +47,7 @@ class ResidentLoader:
         rows: tuple[int, int],
         digest: str,
         images: NDArray[np.int64] | None = None,
+        held_out: NDArray[np.int64] = NONE,
         sharers: int = 1,
     ) -> None:
         self.digest = digest
@@ -49,6 +55,7 @@ class ResidentLoader:
         shared = f" shared by {sharers} processes" if sharers > 1 else ""
         self.description = f"resident, {pixels.nbytes / 2**20:.1f} MiB on {pixels.device}{shared}"
         self.settings: dict[str, Any] = {"loader": "resident"}
+        self.held_out = held_out
         self._pixels = pixels
         self._images = np.arange(len(pixels)) if images is None else images
         self._order = order
@@ -60,21 +67,24 @@ class ResidentLoader:
 
     def batch(self, step: int) -> Tensor:
         start, stop = (step * self._batch_size + row for row in self._rows)
-        chosen = self._places(start, stop)
+        chosen = self._places(self._order.images(start, stop))
         if self._pixels.is_cuda:
             chosen = chosen.pin_memory().to(self._pixels.device, non_blocking=True)
         return self._pixels[chosen]
 
     def first(self, count: int) -> NDArray[np.uint8]:
-        chosen = self._places(0, min(count, self.image_count))
-        return self._pixels[chosen.to(self._pixels.device)].permute(0, 2, 3, 1).cpu().numpy()
+        return self.read(self._order.images(0, min(count, self.image_count)))
+
+    def read(self, images: NDArray[np.int64]) -> NDArray[np.uint8]:
+        chosen = self._places(images).to(self._pixels.device)
+        return self._pixels[chosen].permute(0, 2, 3, 1).cpu().numpy()
 
     def close(self) -> None:
         return
 
-    def _places(self, start: int, stop: int) -> Tensor:
-        """Where in memory the images of some positions of the order are."""
-        return torch.from_numpy(np.searchsorted(self._images, self._order.images(start, stop)))
+    def _places(self, images: NDArray[np.int64]) -> Tensor:
+        """Where in memory some images are."""
+        return torch.from_numpy(np.searchsorted(self._images, images))
 
 
 def decoded(

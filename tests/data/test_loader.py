@@ -50,8 +50,16 @@ def opened(
     window: int = 2,
     classes: str = "",
     subset_size: int = 0,
+    held_out: int = 0,
 ) -> Loader:
-    data = DataConfig(data=str(path), batch_size=12, shuffle_window=window, classes=classes, subset_size=subset_size)
+    data = DataConfig(
+        data=str(path),
+        batch_size=12,
+        shuffle_window=window,
+        classes=classes,
+        subset_size=subset_size,
+        held_out=held_out,
+    )
     network = NetworkConfig(image_size=size, channels=channels)
     return open_loader(data, network, seed=SEED, rows=rows, device=torch.device("cpu"))
 

@@ -124,17 +124,28 @@ LABELS = np.array([0, 1, 2, 0, 1, 2, 0, 0])
 
 
 @pytest.mark.parametrize(
-    ("classes", "size", "kept"),
+    ("classes", "size", "held_out", "kept", "back"),
     [
-        ("", 0, [0, 1, 2, 3, 4, 5, 6, 7]),
-        ("", 3, [0, 1, 2]),
-        ("iris, rose", 0, [0, 2, 3, 5, 6, 7]),
-        ("rose,iris", 4, [0, 2, 3, 5]),
-        ("lily", 2, [1, 4]),
+        ("", 0, 0, [0, 1, 2, 3, 4, 5, 6, 7], []),
+        ("", 3, 0, [0, 1, 2], []),
+        ("iris, rose", 0, 0, [0, 2, 3, 5, 6, 7], []),
+        ("rose,iris", 4, 0, [0, 2, 3, 5], []),
+        ("lily", 2, 0, [1, 4], []),
+        ("", 0, 3, [0, 1, 2, 3, 4], [5, 6, 7]),
+        ("rose", 2, 1, [0, 3], [7]),
     ],
 )
-def test_training_subsets(classes: str, size: int, kept: list[int]) -> None:
-    assert training_subset(LABELS, ("rose", "lily", "iris"), classes=classes, size=size).tolist() == kept
+def test_training_subsets(classes: str, size: int, held_out: int, kept: list[int], back: list[int]) -> None:
+    names = ("rose", "lily", "iris")
+    found = training_subset(LABELS, names, classes=classes, size=size, held_out=held_out)
+    assert [images.tolist() for images in found] == [kept, back]
+
+
+def test_held_out_images_leave_some() -> None:
+    with pytest.raises(ValueError, match=r"^held_out must leave images to train on of the classes lily, of 2, got 2$"):
+        training_subset(LABELS, ("rose", "lily", "iris"), classes="lily", size=0, held_out=2)
+    with pytest.raises(ValueError, match=r"of images that are not held out, 6, got 7$"):
+        training_subset(LABELS, ("rose", "lily", "iris"), classes="", size=7, held_out=2)
 
 
 @pytest.mark.parametrize(
