@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import wandb
 from rich.console import Console
 
 from dcgan_dist.config import TrainConfig
@@ -97,6 +98,7 @@ def test_sinks_are_closed_as_failed_when_the_run_fails() -> None:
 
 
 def test_wandb_is_offline_without_a_key_and_obeys_its_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wandb.teardown()  # forget the key of an earlier test
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.delenv("WANDB_MODE", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))

@@ -65,6 +65,7 @@ def test_a_run_leaves_its_directory(finished: Path) -> None:
         "checkpoints",
         "config.yaml",
         "environment.json",
+        "histograms.jsonl",
         "losses.png",
         "metrics.jsonl",
         "progress.gif",
@@ -74,6 +75,12 @@ def test_a_run_leaves_its_directory(finished: Path) -> None:
     ]
     names = sorted(path.name for path in (finished / "samples").iterdir())
     assert names == ["step-00000000.png", "step-00000003.png", "step-00000006.png"]
+    histograms = [json.loads(line) for line in (finished / "histograms.jsonl").read_text().splitlines()]
+    assert [(row["step"], sum(row["real"]), sum(row["fake"])) for row in histograms] == [
+        (0, 48, 256),
+        (3, 48, 256),
+        (6, 48, 256),
+    ]
     assert sorted(path.name for path in (finished / "checkpoints").iterdir()) == ["step-00000004", "step-00000006"]
     assert status(finished) == {"state": "done", "reason": ""}
     with Image.open(finished / "progress.gif") as gif:
@@ -87,6 +94,9 @@ def test_metrics_have_each_step_once_with_sane_numbers(finished: Path) -> None:
     for row in table:
         assert 0 < row["score/real"] < 1
         assert 0 < row["score/fake"] < 1
+        assert 0 < row["score/fake_after"] < 1
+        assert row["gradient_norm/d"] > 0
+        assert row["gradient_norm/g"] > 0
         assert row["loss/d"] > 0
         assert row["loss/g"] > 0
         assert row["time/images_per_second"] == pytest.approx(8 / row["time/step"])
