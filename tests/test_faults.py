@@ -43,9 +43,9 @@ def assert_same_run(found: Path, expected: Path, last_step: int) -> None:
         assert checkpoint.verified(path).step == int(path.name.removeprefix("step-"))
     final = found / "checkpoints" / f"step-{last_step:08d}"
     assert (final / "generator.safetensors").exists()
-    equal = ["reals.png", "progress.gif", "config.yaml"]
+    equal = ["reals.png", "progress.gif", "config.yaml", "histograms.jsonl"]
     equal += [name for name in names(found) if name.endswith(".safetensors") or name.startswith("samples/step-")]
-    assert len(equal) == 3 + 5 * CADENCE["keep_checkpoints"] + 1 + last_step // CADENCE["sample_every"]
+    assert len(equal) == 4 + 5 * CADENCE["keep_checkpoints"] + 1 + last_step // CADENCE["sample_every"]
     for name in equal:
         assert (found / name).read_bytes() == (expected / name).read_bytes(), name
 
