@@ -24,6 +24,7 @@ STREAMS = {
     "dropout_real": 7,  # dropout of D(real), D(fake) in D's update, D(fake) in G's update
     "dropout_fake": 8,
     "dropout_judge": 9,
+    "evaluation": 10,  # z of the images that are measured
 }
 """Names of the independent streams of one run. Numbers are part of a run's identity: add, never renumber."""
 
@@ -80,9 +81,16 @@ def _latent(keys: Tensor, latent_dim: int, *, prior: Literal["normal", "uniform"
     return _normal(keys, latent_dim) if prior == "normal" else _uniform(keys, latent_dim) * 2 - 1
 
 
-def sample_latent(seed: int, indices: Sequence[int], *, latent_dim: int, prior: Literal["normal", "uniform"]) -> Tensor:
+def sample_latent(
+    seed: int,
+    indices: Sequence[int],
+    *,
+    latent_dim: int,
+    prior: Literal["normal", "uniform"],
+    stream: Literal["sample", "evaluation"] = "sample",
+) -> Tensor:
     """Noise of samples, (len(indices), latent_dim) float32: sample i of a seed is the same in any company."""
-    key = _random.fold_in(_random.key(seed), STREAMS["sample"])
+    key = _random.fold_in(_random.key(seed), STREAMS[stream])
     return _latent(torch.stack([_random.fold_in(key, i) for i in indices]), latent_dim, prior=prior)
 
 
