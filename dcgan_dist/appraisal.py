@@ -115,15 +115,14 @@ def _scored(task: Task, runtime: Runtime) -> dict[str, Any]:
     reals = open_real_images(config.images, config.network)
     target = reals.files.index.contents.settings.target
 
-    def logits() -> list[float]:
-        pixels = read_files(task.files, target, channels=config.network.channels)
-        company = min(reals.count, config.images.batch_size - 1) if config.network.batch_deviation else 0
-        others = reals.pixels(0, company) if company else pixels[:0]
-        return score(discriminator, pixels, company=others, network=config.network)
-
+    pixels = collectives.on_all(partial(read_files, task.files, target, channels=config.network.channels))
+    others = pixels[:0]
+    if config.network.batch_deviation:
+        others = collectives.on_all(lambda: reals.pixels(0, min(reals.count, config.images.batch_size - 1)))
+    logits = score(discriminator, pixels, company=others, network=config.network)
     scores = [
         {"file": str(file), "logit": logit} | ({"probability": _sigmoid(logit)} if config.losses.loss == "bce" else {})
-        for file, logit in zip(task.files, collectives.on_all(logits), strict=True)
+        for file, logit in zip(task.files, logits, strict=True)
     ]
     return {**_of(found, reals), "scores": scores}
 

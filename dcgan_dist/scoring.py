@@ -19,13 +19,15 @@ def read_files(files: Sequence[Path], target: Target, *, channels: int) -> Tenso
     """(N, channels, size, size) uint8: image files as dcgan-shard would have stored them and a run would see them.
 
     Raises:
-        ValueError: If one is no image or a damaged one.
-        OSError: If one cannot be read.
+        ValueError: If one is not there, no image or a damaged one.
     """
     images = []
     for file in files:
         try:
-            images.append(with_channels(decode(file.read_bytes(), target), channels))
+            pixels = decode(file.read_bytes(), target)
+            images.append(pixels if target.channels == channels else with_channels(pixels, channels))
+        except OSError as error:
+            raise ValueError(f"{file}: {error.strerror}") from None
         except ValueError as error:
             raise ValueError(f"{file}: {error}") from None
     return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)

@@ -171,10 +171,10 @@ def test_kid_is_the_same_each_time_and_draws_nothing() -> None:
 def test_is_by_hand() -> None:
     """Each part has one sure image of each of two classes: exp(log 2) = 2. Parts of one class: 1."""
     sure = torch.tensor([[1000.0, 0, 0], [0, 1000, 0]])
-    assert inception_score(sure.repeat(SPLITS, 1)) == (pytest.approx(2), pytest.approx(0))
-    assert inception_score(sure[:1].repeat(20, 1)) == (pytest.approx(1), pytest.approx(0))
+    assert inception_score(sure.repeat(SPLITS, 1)) == pytest.approx((2, 0))
+    assert inception_score(sure[:1].repeat(20, 1)) == pytest.approx((1, 0))
     halves = torch.cat([sure.repeat(SPLITS // 2, 1), sure[:1].repeat(SPLITS, 1)])
-    assert inception_score(halves) == (pytest.approx(1.5), pytest.approx(0.5))
+    assert inception_score(halves) == pytest.approx((1.5, 0.5))
 
 
 @pytest.mark.filterwarnings("ignore:Metric .* will save:UserWarning")

@@ -40,7 +40,9 @@ def test_moments_do_not_depend_on_the_parts(offset: float) -> None:
         found = found.merged(Moments.of(part))
     check(found, whole, rtol=1e-9 if offset else 1e-12)
     none = Moments.of(whole[:0]).merged(Moments.of(whole[:0]))
-    assert (none.count, none.mean.tolist(), none.scatter.sum()) == (0, [0] * 5, 0)
+    assert none.count == 0
+    assert not none.mean.any()
+    assert not none.scatter.any()
 
 
 def of_share(world_size: int) -> tuple[int, Tensor, Tensor]:
