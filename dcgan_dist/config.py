@@ -238,6 +238,24 @@ class LogConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class QualityConfig:
+    """How the quality of a generator's images is measured."""
+
+    extractor: str = "efflite0"
+    """Network whose features are compared: efflite0, inception or pixels."""
+    eval_count: int = 2048
+    """Generated images that are measured, and real ones they are compared with, if there are so many."""
+    eval_resize: int = 0
+    """Pixels a side that images are resized to for the extractor; 0 for its own number."""
+    extractor_weights: str = ""
+    """File of the weights of extractor inception; default: $DCGAN_INCEPTION_WEIGHTS, or where torch keeps downloads."""
+
+    def __post_init__(self) -> None:
+        _positive("eval_count", self.eval_count)
+        _not_negative("eval_resize", self.eval_resize)
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """This one run. Not part of config.yaml, so that a run's file can be run again."""
 

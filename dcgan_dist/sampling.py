@@ -2,11 +2,12 @@
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from dcgan_dist.config import NetworkConfig
 from dcgan_dist.distributed import collectives
@@ -24,23 +25,39 @@ def sample_pixels(
 
     Sample i depends on ``seed`` and i alone. Every rank calls this and gets all samples.
     """
-    first = next(generator.parameters())
+    device = next(generator.parameters()).device
     shape = (len(indices), network.channels, network.image_size, network.image_size)
-    pixels = torch.zeros(shape, dtype=torch.uint8, device=first.device)
+    pixels = torch.zeros(shape, dtype=torch.uint8, device=device)
+    for start in range(collectives.rank() * CHUNK, len(indices), collectives.world_size() * CHUNK):
+        chunk = indices[start : start + CHUNK]
+        pixels[start : start + CHUNK] = sample_chunk(generator, chunk, seed=seed, network=network)
+    pixels = collectives.all_reduce(pixels)  # each sample was made by one rank and is zero on the others
+    return pixels.permute(0, 2, 3, 1).cpu().numpy()
+
+
+def sample_chunk(
+    generator: nn.Module,
+    indices: Sequence[int],
+    *,
+    seed: int,
+    network: NetworkConfig,
+    stream: Literal["sample", "evaluation"] = "sample",
+) -> Tensor:
+    """(len(indices), C, H, W) uint8 on the generator's device: at most CHUNK samples, made on this rank.
+
+    ``stream`` "evaluation" has images of its own for every seed, other than those of "sample".
+    """
+    assert 0 < len(indices) <= CHUNK
+    first = next(generator.parameters())
+    padded = [*indices, *[indices[-1]] * (CHUNK - len(indices))]  # every chunk has the same shape
+    z = sample_latent(seed, padded, latent_dim=network.latent_dim, prior=network.prior, stream=stream)
     training = generator.training
     generator.eval()
     with torch.inference_mode(), _one_thread():
-        for number, start in enumerate(range(0, len(indices), CHUNK)):
-            if number % collectives.world_size() != collectives.rank():
-                continue
-            own = list(indices[start : start + CHUNK])
-            padded = own + [own[-1]] * (CHUNK - len(own))  # every chunk has the same shape
-            z = sample_latent(seed, padded, latent_dim=network.latent_dim, prior=network.prior)
-            images = generator(z.to(first.device, first.dtype))[: len(own)]
-            pixels[start : start + CHUNK] = to_pixels(images, network.value_range)
+        images = generator(z.to(first.device, first.dtype))[: len(indices)]
+        pixels = to_pixels(images, network.value_range)
     generator.train(training)
-    pixels = collectives.all_reduce(pixels)  # each sample was made by one rank and is zero on the others
-    return pixels.permute(0, 2, 3, 1).cpu().numpy()
+    return pixels
 
 
 @contextlib.contextmanager

@@ -89,12 +89,12 @@ def open_loader(
         OSError: on every rank; something cannot be read or fetched.
     """
     node = this_node()
-    files = _opened(data)
-    collectives.on_all(partial(_check, files.index, data, network))
+    files = open_shards(data)
+    collectives.on_all(partial(check_fit, files.index, data, network))
     counts = [shard.images for shard in files.index.contents.shards]
-    subset, held_out = collectives.on_all(partial(_subset, files.index, data))
+    subset, held_out = collectives.on_all(partial(training_images, files.index, data))
     order = Order(counts, seed=seed, shuffle_window=data.shuffle_window, subset=subset)
-    digest = _digest(files.index)
+    digest = digest_of(files.index)
     resident = _is_resident(data, network, order.length + len(held_out), node, device)
     at_once = min(node.size, len(order.shards)) if resident else _shards_at_once(order.shard_counts, data)
     collectives.on_all(lambda: files.check(order.shards[node.rank :: node.size], at_once=at_once))
@@ -126,7 +126,7 @@ def open_loader(
     )
 
 
-def _subset(index: Index, data: DataConfig) -> tuple[NDArray[np.int64] | None, NDArray[np.int64]]:
+def training_images(index: Index, data: DataConfig) -> tuple[NDArray[np.int64] | None, NDArray[np.int64]]:
     """The images that the run trains on, None for all; and those that it never sees."""
     if not (data.classes or data.subset_size or data.held_out):
         return None, np.empty(0, np.int64)
@@ -139,7 +139,7 @@ def _subset(index: Index, data: DataConfig) -> tuple[NDArray[np.int64] | None, N
     )
 
 
-def _opened(data: DataConfig) -> ShardFiles:
+def open_shards(data: DataConfig) -> ShardFiles:
     """The shards that the settings name, the same on all ranks."""
     place = collectives.on_all(partial(parse_place, data.data))
     collectives.check_equal({"data": "a directory" if isinstance(place, Path) else place.url})
@@ -149,14 +149,14 @@ def _opened(data: DataConfig) -> ShardFiles:
 
     def connected() -> Cache:
         remote.connect()
-        return Cache(_cache_directory(data.cache_dir), limit_bytes=int(data.cache_gigabytes * 1e9))
+        return Cache(cache_directory(data.cache_dir), limit_bytes=int(data.cache_gigabytes * 1e9))
 
     cache = collectives.on_all(connected)
     text = collectives.from_main(partial(remote.read_index, INDEX_NAME))
     return FetchedShards(remote, cache, collectives.on_all(partial(fetch_index, remote, cache, text)))
 
 
-def _cache_directory(setting: str) -> Path:
+def cache_directory(setting: str) -> Path:
     """Where fetched shards are kept: cache_dir, or below TMPDIR where that is set, or below the user's cache."""
     if setting:
         return Path(os.path.expandvars(setting)).expanduser()
@@ -165,7 +165,7 @@ def _cache_directory(setting: str) -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "dcgan_dist"
 
 
-def _check(index: Index, data: DataConfig, network: NetworkConfig) -> None:
+def check_fit(index: Index, data: DataConfig, network: NetworkConfig) -> None:
     _, _, size, channels = index.shape
     if size != network.image_size:
         raise ValueError(
@@ -209,6 +209,6 @@ def _shards_at_once(counts: list[int], data: DataConfig) -> int:
     return min(len(counts), window * windows)
 
 
-def _digest(index: Index) -> str:
+def digest_of(index: Index) -> str:
     parts = [index.contents.entries_sha256, *(shard.sha256 for shard in index.contents.shards)]
     return hashlib.sha256("".join(parts).encode()).hexdigest()

@@ -26,6 +26,7 @@ STREAMS = {
     "dropout_judge": 9,
     "dropout_imagine": 10,  # dropout of G in fakes that nothing learns from
     "z_scores": 11,  # z of those whose scores are counted
+    "evaluation": 12,  # z of the images that are measured
 }
 """Names of the independent streams of one run. Numbers are part of a run's identity: add, never renumber."""
 
@@ -82,9 +83,16 @@ def _latent(keys: Tensor, latent_dim: int, *, prior: Literal["normal", "uniform"
     return _normal(keys, latent_dim) if prior == "normal" else _uniform(keys, latent_dim) * 2 - 1
 
 
-def sample_latent(seed: int, indices: Sequence[int], *, latent_dim: int, prior: Literal["normal", "uniform"]) -> Tensor:
+def sample_latent(
+    seed: int,
+    indices: Sequence[int],
+    *,
+    latent_dim: int,
+    prior: Literal["normal", "uniform"],
+    stream: Literal["sample", "evaluation"] = "sample",
+) -> Tensor:
     """Noise of samples, (len(indices), latent_dim) float32: sample i of a seed is the same in any company."""
-    key = _random.fold_in(_random.key(seed), STREAMS["sample"])
+    key = _random.fold_in(_random.key(seed), STREAMS[stream])
     return _latent(torch.stack([_random.fold_in(key, i) for i in indices]), latent_dim, prior=prior)
 
 

@@ -1,0 +1,212 @@
+"""What dcgan-eval does, in which order, and what it prints."""
+
+import contextlib
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from torch import Tensor, nn
+
+from dcgan_dist import checkpoint
+from dcgan_dist.checkpoint import Checkpoint
+from dcgan_dist.cli import fail, tell
+from dcgan_dist.config import ComputeConfig, QualityConfig, TrainConfig, changed
+from dcgan_dist.distributed import collectives
+from dcgan_dist.distributed.failure import PeerError, attended, last_words
+from dcgan_dist.distributed.runtime import Runtime, start
+from dcgan_dist.evaluation import Report, evaluate, prepare
+from dcgan_dist.metrics.extractors import download_inception
+from dcgan_dist.models import build_networks
+from dcgan_dist.real_features import RealImages, open_real_images
+from dcgan_dist.scoring import read_files, score
+
+BETTER = {"fid": "lower", "kid": "lower", "is": "higher", "precision": "higher", "recall": "higher"} | {
+    "density": "higher",
+    "coverage": "higher",
+}
+"""Measures in the order of the table; the others are deviations of these."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What was asked for."""
+
+    run: Path
+    """A run directory or a checkpoint."""
+    data: str
+    """Shards; "" for the run's."""
+    settings: QualityConfig
+    download: bool
+    """Whether Inception's weights may be fetched."""
+    files: tuple[Path, ...]
+    """To be scored; none: the generator is evaluated."""
+    as_json: bool
+
+
+def appraise(task: Task) -> None:
+    """Do it on all processes that were started together, and print the outcome on the main one."""
+    try:
+        runtime = start(ComputeConfig())
+    except ValueError as error:
+        fail(str(error))
+    try:
+        with attended(), last_words():
+            outcome = _scored(task, runtime) if task.files else _evaluated(task, runtime)
+            if runtime.is_main:
+                _print(outcome, task)
+            runtime.end()
+    except ValueError as error:
+        fail(str(error))
+    except OSError as error:  # the same on all ranks
+        fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), code=1)
+    except PeerError as error:
+        if error.is_teller:
+            tell(str(error))
+        raise SystemExit(1) from None
+
+
+def _evaluated(task: Task, runtime: Runtime) -> dict[str, Any]:
+    """The numbers on the generator, as they are printed in JSON.
+
+    Raises:
+        ValueError: the user's mistake, the same on all ranks.
+        OSError: a file that cannot be read or fetched, the same on all ranks.
+    """
+    found, config = _checkpoint(task)
+    if task.download:
+        download_inception()
+    has_average = (found.path / "ema.safetensors").exists()
+    generator = _network(found, config, "ema" if has_average else "generator", device=runtime.device)
+    reals = open_real_images(config.images, config.network)
+    with _progress(runtime) as report:
+        real = prepare(task.settings, reals, device=runtime.device, report=report)
+        result = evaluate(generator, real, seed=config.seed, network=config.network, report=report)
+    return {
+        **_of(found, reals),
+        "generator": "average" if has_average else "last",
+        "extractor": result.extractor,
+        "count": result.count,
+        "images": result.images,
+        "floor_images": result.floor_images,
+        "features": real.told,
+        "measures": result.measures,
+        "floor": result.floor,
+        "metrics": result.scalars(),
+    }
+
+
+def _scored(task: Task, runtime: Runtime) -> dict[str, Any]:
+    """What the discriminator says of the files, as it is printed in JSON; computed on every rank.
+
+    Raises:
+        ValueError: as _evaluated.
+        OSError: as _evaluated.
+    """
+    found, config = _checkpoint(task)
+    discriminator = _network(found, config, "discriminator", device=runtime.device)
+    reals = open_real_images(config.images, config.network)
+    target = reals.files.index.contents.settings.target
+
+    pixels = collectives.on_all(partial(read_files, task.files, target, channels=config.network.channels))
+    others = pixels[:0]
+    if config.network.batch_deviation:
+        others = collectives.on_all(lambda: reals.pixels(0, min(reals.count, config.images.batch_size - 1)))
+    logits = score(discriminator, pixels, company=others, network=config.network)
+    scores = [
+        {"file": str(file), "logit": logit} | ({"probability": _sigmoid(logit)} if config.losses.loss == "bce" else {})
+        for file, logit in zip(task.files, logits, strict=True)
+    ]
+    return {**_of(found, reals), "scores": scores}
+
+
+def _checkpoint(task: Task) -> tuple[Checkpoint, TrainConfig]:
+    """The checkpoint, and its config with the data that were asked for."""
+    found = collectives.on_all(partial(checkpoint.find, task.run))
+    config = collectives.on_all(partial(checkpoint.config_of, found))
+    return found, changed(config, {"data": task.data or config.images.data})
+
+
+def _network(found: Checkpoint, config: TrainConfig, name: str, *, device: torch.device) -> nn.Module:
+    """The generator, its average ("ema") or the discriminator of a checkpoint, in evaluation mode."""
+    generator, discriminator = build_networks(config.network, seed=0)
+    network = discriminator if name == "discriminator" else generator
+    network = network.to(device, torch.float64 if config.compute.dtype == "float64" else torch.float32)
+    collectives.on_all(lambda: checkpoint.load_network(found.path / f"{name}.safetensors", network))
+    tensors: dict[str, Tensor] = network.state_dict()
+    collectives.check_equal({f"{name}.safetensors": collectives.digest(tensors)})
+    return network.eval()
+
+
+def _of(found: Checkpoint, reals: RealImages) -> dict[str, Any]:
+    """What was looked at."""
+    return {
+        "checkpoint": str(found.path),
+        "step": found.step,
+        "data": str(reals.files.index.directory),
+        "trained_on": reals.digest == found.state["data_digest"],
+    }
+
+
+def _sigmoid(logit: float) -> float:
+    return float(torch.tensor(logit, dtype=torch.float64).sigmoid())
+
+
+@contextlib.contextmanager
+def _progress(runtime: Runtime) -> Iterator[Report]:
+    """A progress bar on standard error, on the main process of a terminal."""
+    console = Console(stderr=True, quiet=not runtime.is_main)
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        tasks: dict[str, TaskID] = {}
+
+        def report(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = progress.add_task(what, total=total)
+            progress.update(tasks[what], completed=done)
+
+        yield report
+
+
+def _print(outcome: dict[str, Any], task: Task) -> None:
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    if task.as_json:
+        console.out(json.dumps(outcome, indent=1))
+        return
+    console.print(f"{outcome['checkpoint']} (step {outcome['step']}) and {outcome['data']}")
+    if not outcome["trained_on"]:
+        console.print("these are not the images that the run was trained on")
+    if task.files:
+        for row in outcome["scores"]:
+            probability = f"  {row['probability']:.1%} real" if "probability" in row else ""
+            console.print(f"{row['logit']:+8.3f}{probability}  {row['file']}")
+    else:
+        _print_table(outcome, console)
+
+
+def _print_table(outcome: dict[str, Any], console: Console) -> None:
+    count, images, floor_images = (outcome[name] for name in ("count", "images", "floor_images"))
+    table = Table()
+    table.add_column(outcome["extractor"])
+    table.add_column(f"{count:,} fakes, {images:,} reals", justify="right")
+    table.add_column(f"floor: {floor_images:,} reals, {floor_images:,} others", justify="right")
+    table.add_column("better")
+    for name, better in BETTER.items():
+        if name in outcome["measures"]:
+            table.add_row(name, *(_with_deviation(outcome[side], name) for side in ("measures", "floor")), better)
+    console.print(table, soft_wrap=False)
+    console.print(f"{outcome['metrics']['time/eval']:.1f} s; features of the real images: {outcome['features']}")
+
+
+def _with_deviation(numbers: dict[str, float], name: str) -> str:
+    value = numbers[name]
+    digits = 2 if name in ("fid", "is") else 4
+    deviation = numbers.get(f"{name}_std", math.nan)
+    return f"{value:.{digits}f}" + (f" ± {deviation:.{digits}f}" if math.isfinite(deviation) else "")

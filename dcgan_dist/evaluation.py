@@ -1,0 +1,139 @@
+"""The quality of a generator's images in numbers, measured by all ranks together: the same on any number of them."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from dcgan_dist.config import NetworkConfig, QualityConfig
+from dcgan_dist.distributed import collectives
+from dcgan_dist.metrics.extractors import build_extractor
+from dcgan_dist.metrics.features import extract
+from dcgan_dist.metrics.quality import LEAST_IMAGES, full_name, quality
+from dcgan_dist.real_features import RealImages, Reference, reference
+from dcgan_dist.sampling import CHUNK, sample_chunk
+
+Report = Callable[[str, int, int], None]
+"""Called with what is being done, and about how many images of how many are done."""
+
+
+def silent(what: str, done: int, total: int) -> None:
+    """A Report that says nothing."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Numbers on a generator, each with its floor."""
+
+    measures: dict[str, float]
+    """By their short names: fid, kid, kid_std, is, is_std, precision, recall, density, coverage."""
+    floor: dict[str, float]
+    """The same between two parts of the data."""
+    extractor: str
+    """As in names."""
+    count: int
+    """Images that were generated."""
+    images: int
+    """Real images they were compared with."""
+    floor_images: int
+    """In each of the two parts."""
+    seconds: float
+    """That the evaluation took, without the real side."""
+
+    def scalars(self) -> dict[str, float]:
+        """All numbers as they are logged: ``eval/fid_efflite0_n2048``, ``eval/fid_floor_efflite0_n680``, time/eval."""
+        found = {full_name(name, self.extractor, self.count): value for name, value in self.measures.items()}
+        for name, value in self.floor.items():
+            found[full_name(f"{name}_floor", self.extractor, self.floor_images)] = value
+        return found | {"time/eval": self.seconds}
+
+
+def prepare(
+    settings: QualityConfig,
+    reals: RealImages,
+    *,
+    device: torch.device,
+    report: Report = silent,
+) -> Reference:
+    """The real side of evaluations with these settings, once for a run. Every rank calls it.
+
+    Args:
+        settings: the extractor and how many images.
+        reals: those of ``open_real_images``.
+        device: where to compute.
+        report: of progress.
+
+    Raises:
+        ValueError: on every rank; the setting or file is named.
+        OSError: on every rank; something cannot be read.
+    """
+    if settings.eval_count < LEAST_IMAGES:
+        raise ValueError(f"eval_count must be at least {LEAST_IMAGES}, got {settings.eval_count}")
+    extractor = collectives.on_all(
+        lambda: build_extractor(
+            settings.extractor, resize=settings.eval_resize, weights=settings.extractor_weights, device=device
+        )
+    )
+    collectives.check_equal({"the extractor": extractor.identity, "the images": reals.digest})
+    return reference(
+        extractor,
+        reals,
+        count=settings.eval_count,
+        device=device,
+        report=lambda done, total: report("real images", done, total),
+    )
+
+
+def evaluate(
+    generator: nn.Module,
+    real: Reference,
+    *,
+    seed: int,
+    network: NetworkConfig,
+    report: Report = silent,
+) -> Evaluation:
+    """Every measure of ``real.count`` images of ``generator`` against the data, on every rank. Every rank calls it.
+
+    The images' z are a stream of their own, the same for a seed each time, so nothing random in a run is touched and
+    two generators of a run are compared on equal terms. All ranks generate and extract; the main process computes the
+    measures.
+
+    Args:
+        generator: network from z to images in ``network.value_range``, not wrapped; it stays as it is.
+        real: what ``prepare`` returned.
+        seed: the run's.
+        network: of the generator.
+        report: of progress.
+    """
+    begin = time.perf_counter()
+
+    def pixels(start: int, stop: int) -> Tensor:
+        chunks = (range(first, min(first + CHUNK, stop)) for first in range(start, stop, CHUNK))
+        return torch.cat(
+            [sample_chunk(generator, chunk, seed=seed, network=network, stream="evaluation") for chunk in chunks]
+        )
+
+    fakes = extract(
+        real.extractor,
+        real.count,
+        pixels=pixels,
+        device=next(generator.parameters()).device,
+        report=lambda done: report("fakes", done, real.count),
+    )
+
+    def judge() -> dict[str, float]:
+        assert real.features is not None
+        return quality(real.features, fakes)
+
+    measures = collectives.from_main(judge)
+    return Evaluation(
+        measures=measures,
+        floor=real.floor,
+        extractor=real.extractor.name,
+        count=real.count,
+        images=real.images,
+        floor_images=real.floor_images,
+        seconds=time.perf_counter() - begin,
+    )
