@@ -9,7 +9,6 @@ import stat
 import struct
 import tarfile
 import tempfile
-import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,7 +16,17 @@ from pathlib import Path
 from typing import IO, BinaryIO
 
 from dcgan_dist.data.errors import DamagedError
-from dcgan_dist.data.members import ZIP_MEMBER_START, Member, Slice, ZipSlice, checked_name, named
+from dcgan_dist.data.members import (
+    ZIP_DEFLATED,
+    ZIP_MEMBER_START,
+    ZIP_STORED,
+    Members,
+    Slice,
+    ZipSlice,
+    checked_name,
+    named,
+    sorted_members,
+)
 
 MAX_SPOOL_BYTES = 2**30
 """A compressed file may always unpack to this much,"""
@@ -27,35 +36,38 @@ MAX_MEMBERS = 4_000_000
 """An archive that lists more is refused before they fill the memory."""
 MAX_HEADER_BYTES = 4 * 2**20
 """What may stand in a tar in front of one member (long names, PAX records), or for the whole of it (global records)."""
-MAX_ZIP_DIRECTORY_BYTES = 512 * 2**20
 MAX_XZ_MEMORY = 256 * 2**20
 """What a decoder may take; xz -9 needs 65 MiB."""
 
 _TAR_BLOCK = 512
 _COPY_BYTES = 2**20
-_ZIP_STARTS = (ZIP_MEMBER_START, b"PK\x05\x06")
-_ZIP_ENTRY = b"PK\x01\x02"
+_ZIP_END_START = b"PK\x05\x06"
+_ZIP_ENTRY = struct.Struct("<4s4xHH4xIIIHHH4xII")
+"""In the directory: magic, flags, method, crc, bytes stored and inflated, lengths of name, extra field and comment,
+attributes, offset."""
+_ZIP_END = struct.Struct("<12xII2x")  # length and offset of the directory
+_ZIP64_END = struct.Struct("<4s36xQQ4s16x")  # the same, between two magics: of the record, and of what points to it
+_ZIP64_EXTRA = 1
+_ZIP_UTF8 = 1 << 11
 _MAX_NAMES_CHARACTERS = 128 * MAX_MEMBERS  # of all members of an archive together
 _PARSER_ERRORS = (
     ValueError,
     ArithmeticError,
     LookupError,
     EOFError,
-    NotImplementedError,
     RecursionError,
     TypeError,
     AttributeError,
     struct.error,
 )
-"""What tarfile and zipfile let through when they meet nonsense."""
+"""What tarfile lets through when it meets nonsense."""
 
 
 @dataclass(frozen=True)
 class Listing:
     """What a folder or archive holds."""
 
-    members: list[Member]
-    """Sorted by name."""
+    members: Members
     odd: tuple[str, ...] = ()
     """Names of what is in a folder and cannot be read: pipes, devices, links to nowhere."""
 
@@ -73,14 +85,14 @@ def list_archive(path: Path, plain: Path) -> Listing:
         OSError: If it cannot be read.
     """
     if kind(plain) == "zip":
-        found = list(_zip_members(path, plain))
+        found = sorted_members(_zip_members(path, plain), lambda _, row: ZipSlice(plain, *row))
     elif kind(plain) == "tar" or plain != path:
-        found = list(_tar_members(path, plain))
+        found = sorted_members(_tar_members(path, plain), lambda _, row: Slice(plain, *row))
     else:
         raise ValueError(f"{path}: must be a folder, a zip, a tar or a tar compressed by gzip, xz or bzip2")
     if not found:
         raise ValueError(f"{path}: is empty")
-    return Listing(sorted(found, key=lambda member: member.name))
+    return Listing(found)
 
 
 def list_folder(folder: Path) -> Listing:
@@ -90,11 +102,19 @@ def list_folder(folder: Path) -> Listing:
         ValueError: If there is none, or a link to a folder.
         OSError: If a folder cannot be read.
     """
+    odd: list[str] = []
+    found = sorted_members(_folder_members(folder, odd), lambda name, row: Slice(folder / name, *row))
+    if not found:
+        raise ValueError(f"{folder}: is empty")
+    return Listing(found, tuple(sorted(odd)))
+
+
+def _folder_members(folder: Path, odd: list[str]) -> Iterator[tuple[str, tuple[int]]]:
+    """Name and size of each regular file; names of what is none join ``odd``."""
 
     def fail(error: OSError) -> None:
         raise error
 
-    found, odd = [], []
     for parent, directories, files in os.walk(folder, onerror=fail):
         for name in directories:
             if Path(parent, name).is_symlink():
@@ -103,12 +123,9 @@ def list_folder(folder: Path) -> Listing:
             file = Path(parent, name)
             inner = checked_name(file.relative_to(folder).as_posix(), folder)
             if file.is_file():
-                found.append(Member(inner, Slice(file, 0, file.stat().st_size)))
+                yield inner, (file.stat().st_size,)
             else:
                 odd.append(inner)
-    if not found:
-        raise ValueError(f"{folder}: is empty")
-    return Listing(sorted(found, key=lambda member: member.name), tuple(sorted(odd)))
 
 
 def check_exists(path: Path) -> None:
@@ -123,7 +140,7 @@ def kind(path: Path) -> str:
     """``zip``, ``tar`` or, for any other file, nothing."""
     with named(path), path.open("rb") as file:
         start = file.read(_TAR_BLOCK)
-    if start.startswith(_ZIP_STARTS):
+    if start.startswith((ZIP_MEMBER_START, _ZIP_END_START)):
         return "zip"
     try:
         tarfile.TarInfo.frombuf(start, "utf-8", "surrogateescape")
@@ -224,67 +241,88 @@ class _Guarded:
         return data
 
 
-class _GuardedZip(_Guarded):
-    """The same, that counts the members of a zip in its directory, before it is parsed."""
+def _zip_members(path: Path, plain: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Names in the zip file ``plain`` and what ZipSlice needs; errors speak of ``path``, what the user gave.
 
-    def read(self, size: int = -1) -> bytes:
-        """As a file's."""
-        data = super().read(size)
-        if data.count(_ZIP_ENTRY) > MAX_MEMBERS:
-            raise ValueError(f"more than {MAX_MEMBERS:,} members are refused")
-        return data
-
-
-def _zip_members(path: Path, plain: Path) -> Iterator[Member]:
-    """Members of the zip file ``plain``; errors speak of ``path``, what the user gave."""
+    Python's zipfile takes ten times the memory for each.
+    """
+    total = plain.stat().st_size
+    count = characters = 0
     with named(path), plain.open("rb") as file:
-        guarded = _GuardedZip(file, path, budget=MAX_ZIP_DIRECTORY_BYTES)
-        try:
-            with zipfile.ZipFile(guarded) as archive:
-                entries: list[zipfile.ZipInfo] = archive.infolist()
-        except (*_PARSER_ERRORS, zipfile.BadZipFile) as error:
-            raise DamagedError(f"{path}: damaged or cut short: {error}") from None
-        except OSError as error:
-            raise _not_a_disk_error(error, path) from None
-    size = plain.stat().st_size
-    for entry in entries:
-        name = checked_name(entry.orig_filename, path)
-        file_kind = stat.S_IFMT(entry.external_attr >> 16)
-        if entry.is_dir():
-            continue
-        if not 0 <= entry.header_offset < size:
-            raise DamagedError(f"{path}: damaged: the member {name!r} lies outside of it")
-        if file_kind not in (0, stat.S_IFREG):
-            raise _not_a_file(path, name)
-        if entry.flag_bits & 1:
-            raise ValueError(f"{path}: the member {name!r} is encrypted")
-        if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise ValueError(
-                f"{path}: the member {name!r} must be stored or deflated, not method {entry.compress_type}"
-            )
-        yield Member(
-            name,
-            ZipSlice(
-                plain,
-                entry.header_offset,
-                stored=entry.compress_size,
-                size=entry.file_size,
-                crc=entry.CRC,
-                deflated=entry.compress_type == zipfile.ZIP_DEFLATED,
-            ),
-        )
+        start, end, shift = _zip_directory(file, path, total)
+        file.seek(start)
+        while file.tell() < end:
+            header = file.read(_ZIP_ENTRY.size)
+            if len(header) < _ZIP_ENTRY.size or not header.startswith(b"PK\x01\x02"):
+                raise DamagedError(f"{path}: damaged or cut short: member {count + 1} is not in its directory")
+            _, flags, method, crc, stored, size, *lengths, attributes, offset = _ZIP_ENTRY.unpack(header)
+            encoded, extra, _ = map(file.read, lengths)
+            if file.tell() > end:
+                raise DamagedError(f"{path}: damaged or cut short: member {count + 1} ends outside of its directory")
+            count, characters = count + 1, characters + len(encoded)
+            _check_amount(path, count, characters)
+            decoded = encoded.decode("utf-8" if flags & _ZIP_UTF8 else "cp437", "surrogateescape")
+            name = checked_name(decoded, path)
+            if decoded.endswith("/"):
+                continue
+            size, stored, offset = _zip_numbers(extra, [size, stored, offset])
+            if not 0 <= offset + shift < total:
+                raise DamagedError(f"{path}: damaged: the member {name!r} lies outside of it")
+            if stat.S_IFMT(attributes >> 16) not in (0, stat.S_IFREG):
+                raise _not_a_file(path, name)
+            if flags & 1:
+                raise ValueError(f"{path}: the member {name!r} is encrypted")
+            if method not in (ZIP_STORED, ZIP_DEFLATED):
+                raise ValueError(f"{path}: the member {name!r} must be stored or deflated, not method {method}")
+            yield name, (size, offset + shift, stored, crc, method == ZIP_DEFLATED)
 
 
-def _tar_members(path: Path, plain: Path) -> Iterator[Member]:
-    """Members of the tar file ``plain``; errors speak of ``path``, what the user gave."""
+def _zip_directory(file: BinaryIO, path: Path, total: int) -> tuple[int, int, int]:
+    """Where a zip's directory begins and ends, and what to add to offsets in it, if something stands before the zip."""
+    first = max(0, total - _ZIP_END.size - 0xFFFF)
+    file.seek(first)
+    tail = file.read()
+    place = tail.rfind(_ZIP_END_START)
+    if place < 0 or len(tail) < place + _ZIP_END.size:
+        raise DamagedError(f"{path}: damaged or cut short: a zip must end in its directory")
+    length, offset = _ZIP_END.unpack_from(tail, place)
+    end = first + place
+    if end >= _ZIP64_END.size:
+        file.seek(end - _ZIP64_END.size)
+        start, wide_length, wide_offset, locator = _ZIP64_END.unpack(file.read(_ZIP64_END.size))
+        if (start, locator) == (b"PK\x06\x06", b"PK\x06\x07"):
+            length, offset, end = wide_length, wide_offset, end - _ZIP64_END.size
+    shift = end - length - offset
+    if shift < 0:
+        raise DamagedError(f"{path}: damaged or cut short: its directory lies outside of it")
+    return end - length, end, shift
+
+
+def _zip_numbers(extra: bytes, numbers: list[int]) -> list[int]:
+    """Sizes and offset of a member; those that 32 bits cannot hold stand in its extra field."""
+    place = 0
+    while place + 4 <= len(extra):
+        kind, length = struct.unpack_from("<HH", extra, place)
+        if kind == _ZIP64_EXTRA:
+            wide = extra[place + 4 : place + 4 + length]
+            values = iter([int.from_bytes(wide[at : at + 8], "little") for at in range(0, len(wide) - 7, 8)])
+            return [next(values, number) if number == 0xFFFFFFFF else number for number in numbers]
+        place += 4 + length
+    return numbers
+
+
+def _tar_members(path: Path, plain: Path) -> Iterator[tuple[str, tuple[int, int]]]:
+    """Name, size and offset of each file in the tar ``plain``; errors speak of ``path``, what the user gave."""
     count = end = characters = 0
+    total = plain.stat().st_size
     for entry in _tar_entries(path, plain):
         count, characters = count + 1, characters + len(entry.name)
-        if count > MAX_MEMBERS or characters > _MAX_NAMES_CHARACTERS:
-            raise ValueError(f"{path}: more than {MAX_MEMBERS:,} members, or too long names, are refused")
+        _check_amount(path, count, characters)
         name = checked_name(entry.name, path)
         if entry.isreg() and not entry.issparse():
-            yield Member(name, Slice(plain, entry.offset_data, entry.size))
+            if entry.offset_data + entry.size > total:
+                raise DamagedError(f"{path}: damaged or cut short: the member {name!r} ends outside of it")
+            yield name, (entry.size, entry.offset_data)
             end = entry.offset_data + -(-entry.size // _TAR_BLOCK) * _TAR_BLOCK
         elif entry.isdir():
             end = entry.offset_data
@@ -317,6 +355,12 @@ def _tar_entries(path: Path, plain: Path) -> Iterator[tarfile.TarInfo]:
             raise DamagedError(f"{path}: not a tar, damaged or cut short: {error}") from None
         except OSError as error:
             raise _not_a_disk_error(error, path) from None
+
+
+def _check_amount(path: Path, count: int, characters: int) -> None:
+    """Raise ValueError at too many members."""
+    if count > MAX_MEMBERS or characters > _MAX_NAMES_CHARACTERS:
+        raise ValueError(f"{path}: more than {MAX_MEMBERS:,} members, or too long names, are refused")
 
 
 def _not_a_disk_error(error: OSError, path: Path) -> Exception:

@@ -166,6 +166,7 @@ def cache_directory(setting: str) -> Path:
 
 
 def check_fit(index: Index, data: DataConfig, network: NetworkConfig) -> None:
+    """Raise ValueError unless the images are of the size and have the channels that the networks need."""
     _, _, size, channels = index.shape
     if size != network.image_size:
         raise ValueError(
@@ -210,5 +211,6 @@ def _shards_at_once(counts: list[int], data: DataConfig) -> int:
 
 
 def digest_of(index: Index) -> str:
+    """Identity of the images, as a loader's ``digest``."""
     parts = [index.contents.entries_sha256, *(shard.sha256 for shard in index.contents.shards)]
     return hashlib.sha256("".join(parts).encode()).hexdigest()

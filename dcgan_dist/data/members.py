@@ -4,9 +4,14 @@ import contextlib
 import os
 import struct
 import zlib
-from collections.abc import Iterator
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import overload
+
+import numpy as np
+from numpy.typing import NDArray
 
 from dcgan_dist.data.errors import DamagedError
 
@@ -15,6 +20,8 @@ MAX_MEMBER_BYTES = 256 * 2**20
 MAX_NAME_CHARACTERS = 1024
 """A longer member name is refused."""
 ZIP_MEMBER_START = b"PK\x03\x04"
+ZIP_STORED, ZIP_DEFLATED = 0, 8
+"""Methods of compression."""
 _SLACK_BYTES = 2**16
 _ZIP_HEADER = struct.Struct("<4s22xHH")  # of a member: magic, ..., length of the name, length of the extra field
 
@@ -24,8 +31,8 @@ class Slice:
     """Part of a file on disk: a member of a tar, or a whole file."""
 
     path: Path
-    offset: int
     size: int
+    offset: int = 0
 
     def read(self) -> bytes:
         """The bytes.
@@ -47,14 +54,15 @@ class ZipSlice:
     """A member of a zip, stored or deflated."""
 
     path: Path
+    size: int
+    """Bytes when inflated."""
     offset: int
     """Of the member's local header."""
     stored: int
     """Bytes in the file."""
-    size: int
-    """Bytes when inflated."""
     crc: int
-    deflated: bool
+    deflated: int
+    """0 or 1."""
 
     def read(self) -> bytes:
         """The inflated bytes; never more than the archive's directory declares.
@@ -111,6 +119,55 @@ class Member:
         """Raise ValueError if the file is too large to be read at once."""
         if self.data.size > MAX_MEMBER_BYTES:
             raise ValueError(f"{where}: {self.name!r} has {self.data.size:,} bytes, more than {MAX_MEMBER_BYTES:,}")
+
+
+Locate = Callable[[str, list[int]], Slice | ZipSlice]
+"""From a member's name and the numbers kept of it, of which the first is its size, to where its bytes are."""
+
+
+class Members(Sequence[Member]):
+    """The regular files of a folder or archive, by name: some numbers of each, since there may be millions."""
+
+    def __init__(self, names: Sequence[str], numbers: NDArray[np.uint64], locate: Locate) -> None:
+        self.names = names
+        self.sizes = numbers[:, 0]
+        """(files,), bytes."""
+        self._numbers = numbers  # (files, as many as ``locate`` needs)
+        self._locate = locate
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @overload
+    def __getitem__(self, place: int) -> Member: ...
+    @overload
+    def __getitem__(self, place: slice) -> Sequence[Member]: ...
+    def __getitem__(self, place: int | slice) -> Member | Sequence[Member]:
+        if isinstance(place, slice):
+            return Members(self.names[place], self._numbers[place], self._locate)
+        name = self.names[place]
+        return Member(name, self._locate(name, self._numbers[place].tolist()))
+
+    def where(self, wanted: Callable[[str], bool]) -> "Members":
+        """Those with such names."""
+        return self.at([place for place, name in enumerate(self.names) if wanted(name)])
+
+    def at(self, places: Sequence[int]) -> "Members":
+        """Those at these places, in this order."""
+        numbers = self._numbers[np.asarray(places, np.int64)]
+        return Members([self.names[place] for place in places], numbers, self._locate)
+
+
+def sorted_members(found: Iterable[tuple[str, tuple[int, ...]]], locate: Locate) -> Members:
+    """Names and numbers as Members, by name; what has the same name stays in its order."""
+    names: list[str] = []
+    numbers = array("Q")
+    for name, row in found:
+        names.append(name)
+        numbers.extend(row)
+    order = np.argsort(np.array(names, object), kind="stable")
+    table = np.array(numbers, np.uint64).reshape(len(names), -1 if names else 1)
+    return Members([names[old] for old in order], table[order], locate)
 
 
 def checked_name(name: str, where: Path) -> str:

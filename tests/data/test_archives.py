@@ -10,12 +10,13 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from dcgan_dist.data import archives, members
 from dcgan_dist.data.errors import DamagedError
 from dcgan_dist.data.transforms import Target
-from tests.data.made import opened, photos, png, tar, zipped
+from tests.data.made import noise, opened, photos, png, tar, zipped
 
 RGB8 = Target(8, 3, "none", "area")
 
@@ -262,6 +263,35 @@ def test_a_zip_directory_that_lies_is_damage(tmp_path: Path, scratch: Path) -> N
         (tmp_path / "a.zip").write_bytes(data)
         with pytest.raises(DamagedError, match="damaged"):
             opened("folder", tmp_path / "a.zip", scratch=scratch)
+
+
+def test_zips_with_numbers_of_64_bits_are_read(tmp_path: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(zipfile, "ZIP64_LIMIT", 10)  # as if all were larger than 4 GB
+    monkeypatch.setattr(zipfile, "ZIP_FILECOUNT_LIMIT", 1)
+    path = zipped(tmp_path / "a.zip", {"a.png": png(1), "b.png": png(2)})
+    data = path.read_bytes()
+    assert b"PK\x06\x06" in data
+    entry = data.index(b"PK\x01\x02")
+    assert data[entry + 20 : entry + 28] == b"\xff" * 8
+    records = opened("folder", path, scratch=scratch).records
+    np.testing.assert_array_equal([record.image.pixels(RGB8) for record in records], [noise(1), noise(2)])
+
+
+def test_names_in_a_zip_are_utf8_or_of_code_page_437(tmp_path: Path, scratch: Path) -> None:
+    path = zipped(tmp_path / "a.zip", {"\u00fc.png": png(1), "aX.png": png(2)})
+    data = path.read_bytes().replace(b"aX.png", b"a\x81.png")  # the old code for the same letter
+    path.write_bytes(data)
+    assert [r.name for r in opened("folder", path, scratch=scratch).records] == ["a\u00fc.png", "\u00fc.png"]
+    path.write_bytes(data.replace("\u00fc".encode(), b"\xff\xfe"))
+    with pytest.raises(ValueError, match="must be UTF-8"):
+        opened("folder", path, scratch=scratch)
+
+
+def test_a_zip_behind_something_else_is_read(tmp_path: Path, scratch: Path) -> None:
+    data = zipped(tmp_path / "a.zip", {"a.png": png(1)}).read_bytes()
+    (tmp_path / "a.zip").write_bytes(b"PK\x03\x04 once more: " + data)
+    (record,) = opened("folder", tmp_path / "a.zip", scratch=scratch).records
+    np.testing.assert_array_equal(record.image.pixels(RGB8), noise(1))
 
 
 def test_a_zip_whose_members_are_elsewhere_is_found_on_reading(tmp_path: Path, scratch: Path) -> None:

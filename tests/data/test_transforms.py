@@ -245,6 +245,8 @@ JPEG = file_of(Image.fromarray(noise(3, height=64, width=64)), kind="JPEG")
 BAD = {
     "a bomb": (png_header(50_000, 50_000), "more than 64,000,000"),
     "above the limit": (png_header(8_001, 8_000), "has 8001 x 8000 pixels, more than 64,000,000"),
+    "20,000 x 20,000": (png_header(20_000, 20_000), "more than 64,000,000"),
+    "a long line": (file_of(Image.new("1", (65_536, 1))), "has 65536 x 1 pixels, a side of more than 65,535"),
     "half a JPEG": (JPEG[: len(JPEG) // 2], "truncated"),
     "half a PNG": (file_of(Image.fromarray(noise(3)))[:100], "cannot be decoded"),
     "text": (b"hello", "is not an image in one of the formats"),

@@ -1,16 +1,19 @@
 """What a source is asked and what it answers."""
 
 import hashlib
+import itertools
+from bisect import bisect
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, overload
 
 import numpy as np
+from numpy.typing import NDArray
 
-from dcgan_dist.data.members import Member, Slice, ZipSlice, named
+from dcgan_dist.data.members import Members, Slice, ZipSlice, named
 from dcgan_dist.data.permute import permutation
 from dcgan_dist.data.subset import labels_of
 from dcgan_dist.data.transforms import Pixels, Target, decode, fitted
@@ -18,6 +21,8 @@ from dcgan_dist.files import sha256_of
 
 LARGE_FILE_BYTES = 16 * 2**20
 """A larger image file counts as a large image, whatever it says of its size."""
+_DIGEST = np.dtype("V32")  # a sha256
+_FILES_AT_ONCE = 1024  # whose digests may wait
 
 
 class Picture(Protocol):
@@ -75,6 +80,48 @@ class Record:
     image: Picture
     content: str = ""
     """sha256 of the file it is read from (the archive's, if it is in one): with the key, what it looks like."""
+
+
+@dataclass(frozen=True)
+class Records(Sequence[Record]):
+    """Records that are made whenever they are asked for, because a million of them would fill the memory."""
+
+    length: int
+    make: Callable[[int], Record]
+    """From a place, 0 to ``length`` - 1."""
+
+    def __len__(self) -> int:
+        return self.length
+
+    @overload
+    def __getitem__(self, place: int) -> Record: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[Record]: ...
+    def __getitem__(self, place: int | slice) -> Record | list[Record]:
+        if isinstance(place, slice):
+            return [self.make(each) for each in range(self.length)[place]]
+        return self.make(range(self.length)[place])
+
+
+def chained(parts: Sequence[Sequence[Record]]) -> Records:
+    """The records of all parts, one part after the other."""
+    starts = [0, *itertools.accumulate(map(len, parts))]
+
+    def make(place: int) -> Record:
+        part = bisect(starts, place) - 1
+        return parts[part][place - starts[part]]
+
+    return Records(starts[-1], make)
+
+
+def taken(records: Sequence[Record], places: NDArray[np.int64]) -> Records:
+    """The records at these places, in their order."""
+    return Records(len(places), lambda place: records[int(places[place])])
+
+
+def changed(records: Sequence[Record], change: Callable[[Record], Record]) -> Records:
+    """Every record, changed."""
+    return Records(len(records), lambda place: change(records[place]))
 
 
 @dataclass(frozen=True)
@@ -164,19 +211,21 @@ class Subset:
         """That part; its classes are the chosen ones, in the order of the set, numbered anew.
 
         Raises:
-            ValueError: If a class is unknown.
+            ValueError: If a class is unknown or the seed out of range.
         """
         records, classes, notes = found.records, found.classes, found.notes
+        if not 0 <= self.subset_seed < 2**64:
+            raise ValueError(f"--subset-seed must be at least 0 and below 2**64, got {self.subset_seed}")
         if self.only_classes:
             chosen = labels_of(self.only_classes, classes, what="--classes")
             number = {label: place for place, label in enumerate(chosen)}
-            records = [replace(r, label=number[r.label]) for r in records if r.label in number]
+            places = np.fromiter((place for place, r in enumerate(records) if r.label in number), np.int64)
+            records = changed(taken(records, places), lambda record: replace(record, label=number[record.label]))
             classes = tuple(classes[label] for label in chosen)
         if self.limit and self.limit >= len(records):
             notes = (*notes, f"--limit {self.limit:,} has no effect: there are {len(records):,} images")
         elif self.limit:
-            drawn = permutation(len(records), self.subset_seed)[: self.limit]
-            records = [records[place] for place in sorted(drawn.tolist())]
+            records = taken(records, np.sort(permutation(len(records), self.subset_seed)[: self.limit]))
         return replace(found, records=records, classes=classes, notes=notes)
 
 
@@ -212,27 +261,50 @@ def digests_of(path: Path) -> Digests:
     return Digests(sha256.hexdigest(), md5.hexdigest())
 
 
-def folder_file(path: Path, members: Sequence[Member]) -> tuple[SourceFile, list[str]]:
-    """What is recorded of a folder from which these members are read, and the sha256 of each.
+def folder_file(path: Path, members: Members) -> tuple[SourceFile, NDArray[np.void]]:
+    """What is recorded of a folder from which these members are read, and the sha256 of each, (members,) of 32 bytes.
 
     Raises:
         OSError: If one cannot be read.
     """
-    with ThreadPoolExecutor() as pool:
-        digests = list(pool.map(lambda member: sha256_of(member.data.path), members))
+    digests = np.empty(len(members), _DIGEST)
     listing = hashlib.sha256()
-    for digest, member in zip(digests, members, strict=True):
-        listing.update(f"{digest}  {member.name}\n".encode())
-    size = sum(member.data.size for member in members)
-    return SourceFile(path.resolve().name, size, listing.hexdigest()), digests
+    with ThreadPoolExecutor() as pool:
+        for first in range(0, len(members), _FILES_AT_ONCE):
+            some = members[first : first + _FILES_AT_ONCE]
+            for place, digest in enumerate(pool.map(lambda member: sha256_of(member.data.path), some), first):
+                digests[place] = np.void(bytes.fromhex(digest))
+                listing.update(f"{digest}  {members.names[place]}\n".encode())
+    return SourceFile(path.resolve().name, int(members.sizes.sum()), listing.hexdigest()), digests
 
 
-def check_member_sizes(where: Path, members: Sequence[Member]) -> None:
+def same_content(digests: Digests, count: int) -> NDArray[np.void]:
+    """The sha256 of an archive for each of ``count`` files in it, (count,) of 32 bytes."""
+    return np.broadcast_to(np.void(bytes.fromhex(digests.sha256)), (count,))
+
+
+def image_records(
+    images: Members, *, keys: Sequence[str], labels: NDArray[np.int64], contents: NDArray[np.void], prefix: str = ""
+) -> Records:
+    """Records of image files.
+
+    Args:
+        images: The files.
+        keys: One for each.
+        labels: (images,).
+        contents: (images,), the sha256 of the files they are read from.
+        prefix: Of the names.
+    """
+
+    def make(place: int) -> Record:
+        member = images[place]
+        label, content = int(labels[place]), contents[place].tobytes().hex()
+        return Record(keys[place], label, prefix + member.name, ImageFile(member.data), content)
+
+    return Records(len(images), make)
+
+
+def check_member_sizes(where: Path, members: Members) -> None:
     """Raise ValueError if an image file is too large to be read."""
-    for member in members:
-        member.check_size(where)
-
-
-def counted(count: int, thing: str) -> str:
-    """``1 file``, ``2 files``."""
-    return f"{count:,} {thing}" + "s" * (count != 1)
+    if len(members):
+        members[int(members.sizes.argmax())].check_size(where)

@@ -1,16 +1,17 @@
 """CelebA of Liu, Luo, Wang and Tang: 202,599 aligned faces, 40 attributes and 10,177 identities."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
+
+import numpy as np
 
 from dcgan_dist.data.errors import DamagedError
-from dcgan_dist.data.members import Member
-from dcgan_dist.data.sources.base import ImageFile, Option, Record, Request, SourceFile, SourceSet, digests_in
-from dcgan_dist.data.sources.folder import check_names, images_of
+from dcgan_dist.data.members import Members
+from dcgan_dist.data.sources.base import Option, Request, SourceFile, SourceSet, digests_in
+from dcgan_dist.data.sources.folder import Labelled, images_of, joined
 from dcgan_dist.data.sources.inputs import Input, ignored, is_image, read_inputs
-from dcgan_dist.data.sources.keys import unique_keys
 from dcgan_dist.data.sources.known import CELEBA, verdict
 
 IMAGES = 202_599
@@ -23,6 +24,7 @@ LABEL_OPTION = Option(
 )
 SPLIT_OPTION = Option("all", f"the authors' part of the images; needs {PARTS}", (*PART_NUMBERS, "all"))
 MAX_TABLE_BYTES = 64 * 2**20
+MAX_TABLE_LINES = 1_000_000
 _FACE = ("face",)
 
 
@@ -50,34 +52,34 @@ def celeba(request: Request) -> SourceSet:
     if split != "all":
         used[PARTS] = _needed(tables, PARTS, f"--split {split}")
         parts = _column(used[PARTS])
+        wrong = next((part for part in parts.values() if part not in PART_NUMBERS.values()), None)
+        if wrong is not None:
+            raise DamagedError(f"{used[PARTS].path}: a part must be 0, 1 or 2, got {wrong!r}")
         wanted = {name for name, part in parts.items() if part == PART_NUMBERS[split]}
     classes, class_of = _classes(tables, label, used)
-    images: list[tuple[Member, str]] = []
+    found: list[Labelled] = []
     files = []
     notes = [f"{name} is not used without --{_flag(name)}" for name in tables if name not in used]
     for given in inputs:
-        found = images_of(given) if any(is_image(member.name) for member in given.members) else []
-        notes += ignored(given, [*found, *(member for member in given.members if _is_table(member.name))])
-        if found:
-            check_names(given.path, [member.name for member in found])
-            known = verdict(given.name, given.digests, data_set=CELEBA, held=len(found), total=IMAGES)
-            file, contents = given.recorded(found, known)
+        notes += ignored(given, lambda name: is_image(name) or _is_table(name))
+        if any(map(is_image, given.members.names)):
+            images = images_of(given)
+            known = verdict(given.name, given.digests, data_set=CELEBA, held=len(images), total=IMAGES)
+            file, contents = given.recorded(images, known)
             files.append(file)
-            images += zip(found, contents, strict=True)
-    if not images:
+            if wanted is not None:
+                _check_covered(images, parts, used[PARTS].path)
+                places = [place for place, name in enumerate(images.names) if _base(name) in wanted]
+                images, contents = images.at(places), contents[places]
+            if class_of is not None:
+                _check_covered(images, class_of, next(t.path for n, t in used.items() if n != PARTS))
+            labels = np.fromiter((class_of[_base(n)] if class_of else 0 for n in images.names), np.int64)
+            found.append(Labelled(given, images, labels, contents))
+    if not found:
         raise ValueError("CelebA needs its images: img_align_celeba.zip or the folder img_align_celeba")
-    if wanted is not None:
-        _check_covered(images, set(parts), used[PARTS].path)
-        images = [(member, content) for member, content in images if _base(member) in wanted]
-    if class_of is not None:
-        _check_covered(images, set(class_of), next(t.path for n, t in used.items() if n != PARTS))
-    if not images:
+    records = joined(found)
+    if not records:
         raise ValueError(f"--split {split}: none of its images is there")
-    keys = unique_keys([member.name for member, _ in images])
-    records = [
-        Record(key, class_of[_base(member)] if class_of else 0, member.name, ImageFile(member.data), content)
-        for key, (member, content) in zip(keys, images, strict=True)
-    ]
     return SourceSet(records, classes, (*files, *(table.file for table in used.values())), tuple(notes))
 
 
@@ -110,22 +112,20 @@ def _flag(name: str) -> str:
     return "split" if name == PARTS else "label"
 
 
-def _base(member: Member) -> str:
-    return PurePosixPath(member.name).name
+def _base(name: str) -> str:
+    return name.rpartition("/")[2]
 
 
 def _is_table(name: str) -> bool:
-    return PurePosixPath(name).name in (ATTRIBUTES, IDENTITIES, PARTS)
+    return _base(name) in (ATTRIBUTES, IDENTITIES, PARTS)
 
 
 def _tables(inputs: Sequence[Input]) -> dict[str, _Table]:
     """The text files among the inputs, by name."""
     found: dict[str, _Table] = {}
     for given in inputs:
-        for member in given.members:
-            if not _is_table(member.name):
-                continue
-            name = _base(member)
+        for member in given.members.where(_is_table):
+            name = _base(member.name)
             path = given.path if given.lone else given.path / member.name
             if name in found:
                 raise ValueError(f"{path}: is there twice, the other is {found[name].path}")
@@ -134,7 +134,9 @@ def _tables(inputs: Sequence[Input]) -> dict[str, _Table]:
             data = member.read(given.path)
             digests = digests_in(data)
             known = verdict(name, digests, data_set=CELEBA)
-            lines = data.decode("utf-8", "replace").splitlines()
+            if data.count(b"\n") > MAX_TABLE_LINES:
+                raise ValueError(f"{path}: has more than {MAX_TABLE_LINES:,} lines")
+            lines = data.decode("utf-8", "replace").split("\n")
             found[name] = _Table(path, lines, SourceFile(name, len(data), digests.sha256, known))
     return found
 
@@ -161,13 +163,15 @@ def _column(table: _Table, place: int = 0, *, of: int = 1, skip: int = 0) -> dic
             raise DamagedError(
                 f"{table.path}, line {number}: must be a name and {of} number{'s' * (of != 1)}, got {line[:80]!r}"
             )
+        if name in values:
+            raise DamagedError(f"{table.path}, line {number}: {name!r} is there twice")
         if name:
             values[name] = sys.intern(row[place])
     return values
 
 
-def _check_covered(images: Sequence[tuple[Member, str]], names: set[str], path: Path) -> None:
+def _check_covered(images: Members, names: Collection[str], path: Path) -> None:
     """Raise ValueError if an image is not in a list."""
-    missing = next((member.name for member, _ in images if _base(member) not in names), None)
+    missing = next((name for name in images.names if _base(name) not in names), None)
     if missing:
         raise DamagedError(f"{path}: has no line for {missing!r}")

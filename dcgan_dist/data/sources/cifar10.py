@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from dcgan_dist.data.errors import DamagedError
 from dcgan_dist.data.members import Member, Slice
-from dcgan_dist.data.sources.base import Option, RawImage, Record, Request, SourceFile, SourceSet
+from dcgan_dist.data.sources.base import Option, RawImage, Record, Records, Request, SourceFile, SourceSet, chained
 from dcgan_dist.data.sources.inputs import Input, ignored, read_inputs, spooled
 from dcgan_dist.data.sources.known import CIFAR10, verdict
 from dcgan_dist.data.sources.pickled import plain_values
@@ -35,19 +35,17 @@ class _Batch:
     stride: int
     labels: NDArray[np.int64]
 
-    def records(self, content: str) -> list[Record]:
+    def records(self, content: str) -> Records:
         """One for each image; ``content`` is that of the file they are in."""
         first = self.offset + self.stride - _IMAGE_BYTES
-        return [
-            Record(
-                f"{self.name}/{index:05d}",
-                int(label),
-                f"{self.name} image {index}",
-                RawImage(Slice(self.path, first + index * self.stride, _IMAGE_BYTES), _SIDE, _SIDE, _CHANNELS),
-                content,
+
+        def make(index: int) -> Record:
+            image = RawImage(Slice(self.path, _IMAGE_BYTES, first + index * self.stride), _SIDE, _SIDE, _CHANNELS)
+            return Record(
+                f"{self.name}/{index:05d}", int(self.labels[index]), f"{self.name} image {index}", image, content
             )
-            for index, label in enumerate(self.labels)
-        ]
+
+        return Records(len(self.labels), make)
 
 
 def cifar10(request: Request) -> SourceSet:
@@ -60,11 +58,11 @@ def cifar10(request: Request) -> SourceSet:
     inputs = read_inputs(request, core=_is_batch, archives=r"cifar-10-.*", lone=True)
     split = request.text("split", "train")
     wanted = [name for part in (BATCHES if split == "all" else [split]) for name in BATCHES[part]]
-    records: dict[str, list[Record]] = {}
+    records: dict[str, Records] = {}
     files: list[SourceFile] = []
     notes: list[str] = []
     for given in inputs:
-        chosen = _chosen(given, wanted)
+        chosen = given.members.at(_chosen(given, wanted))
         batches = [_opened(given, member, request.scratch) for member in chosen]
         known = verdict(
             given.name,
@@ -78,13 +76,13 @@ def cifar10(request: Request) -> SourceSet:
         for batch, content in zip(batches, contents, strict=True):
             if batch.name in records:
                 raise ValueError(f"{given.path}: {batch.name} is in another input too")
-            records[batch.name] = batch.records(content)
+            records[batch.name] = batch.records(content.tobytes().hex())
         files += [file] if chosen else []
-        notes += ignored(given, [m for m in given.members if _is_batch(m.name) or _base(m) in _COMPANIONS])
+        notes += ignored(given, lambda name: _is_batch(name) or PurePosixPath(name).name in _COMPANIONS)
     if not records:
         raise ValueError(f"CIFAR-10's {split} images are in {', '.join(wanted)} (.bin or not); none is there")
-    ordered = [record for name in wanted for record in records.get(name, [])]
-    return SourceSet(ordered, CLASSES, tuple(files), tuple(notes))
+    ordered = [records[name] for name in wanted if name in records]
+    return SourceSet(chained(ordered), CLASSES, tuple(files), tuple(notes))
 
 
 def _base(member: Member) -> str:
@@ -95,23 +93,22 @@ def _is_batch(name: str) -> bool:
     return _NAME.fullmatch(PurePosixPath(name).name) is not None
 
 
-def _chosen(given: Input, wanted: Sequence[str]) -> list[Member]:
-    """The members with the batches that are wanted, in their order.
+def _chosen(given: Input, wanted: Sequence[str]) -> list[int]:
+    """The places of the members with the batches that are wanted, in their order.
 
     Raises:
         ValueError: If one is there twice, as when both versions lie in one folder.
     """
-    by_name: dict[str, Member] = {}
-    for member in given.members:
-        match = _NAME.fullmatch(_base(member))
+    names = given.members.names
+    place_of: dict[str, int] = {}
+    for place, name in enumerate(names):
+        match = _NAME.fullmatch(PurePosixPath(name).name)
         if match is None or match[1] not in wanted:
             continue
-        if match[1] in by_name:
-            raise ValueError(
-                f"{given.path}: {by_name[match[1]].name!r} and {member.name!r} are the same batch; give one"
-            )
-        by_name[match[1]] = member
-    return [by_name[name] for name in wanted if name in by_name]
+        if match[1] in place_of:
+            raise ValueError(f"{given.path}: {names[place_of[match[1]]]!r} and {name!r} are the same batch; give one")
+        place_of[match[1]] = place
+    return [place_of[name] for name in wanted if name in place_of]
 
 
 def _opened(given: Input, member: Member, scratch: Path) -> _Batch:

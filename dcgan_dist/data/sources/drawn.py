@@ -4,7 +4,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from dcgan_dist.data import synthetic
-from dcgan_dist.data.sources.base import Record, Request, SourceSet
+from dcgan_dist.data.sources.base import Record, Records, Request, SourceSet
 from dcgan_dist.data.transforms import Pixels, Target, with_channels
 
 
@@ -29,9 +29,10 @@ def synthetic_flowers(request: Request) -> SourceSet:
     count, seed = request.number("count"), request.number("seed")
     if count < 1:
         raise ValueError(f"count must be positive, got {count}")
-    names = [f"synthetic-{index:06d}" for index in range(count)]
-    records = [
-        Record(name, synthetic.mode_of(index, seed=seed), name, Drawing(index, seed))
-        for index, name in enumerate(names)
-    ]
-    return SourceSet(records, tuple(mode.name for mode in synthetic.MODES))
+    synthetic.mode_of(0, seed=seed)  # so that a wrong seed is told now
+
+    def make(index: int) -> Record:
+        name = f"synthetic-{index:06d}"
+        return Record(name, synthetic.mode_of(index, seed=seed), name, Drawing(index, seed))
+
+    return SourceSet(Records(count, make), tuple(mode.name for mode in synthetic.MODES))

@@ -10,8 +10,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dcgan_dist.data.errors import DamagedError
-from dcgan_dist.data.members import Member
-from dcgan_dist.data.sources.base import ImageFile, Option, Record, Request, SourceFile, SourceSet, digests_in
+from dcgan_dist.data.members import Members
+from dcgan_dist.data.sources.base import (
+    ImageFile,
+    Option,
+    Record,
+    Records,
+    Request,
+    SourceFile,
+    SourceSet,
+    chained,
+    changed,
+    digests_in,
+)
 from dcgan_dist.data.sources.flower_names import FLOWERS17_CLASSES, FLOWERS102_CLASSES
 from dcgan_dist.data.sources.folder import images_of
 from dcgan_dist.data.sources.inputs import Input, ignored, is_image, read_inputs
@@ -32,10 +43,13 @@ class _Part:
     """The images of one input."""
 
     given: Input
-    images: dict[int, Member]
-    """By their numbers, which begin at 1."""
+    numbers: list[int]
+    """Rising, from 1."""
+    images: Members
+    """One for each."""
     file: SourceFile
-    contents: list[str]
+    contents: NDArray[np.void]
+    """(images,), as Input.recorded gives them."""
 
 
 @dataclass(frozen=True)
@@ -77,41 +91,44 @@ def flowers(request: Request) -> SourceSet:
     small: list[Input] = []
     rest: list[Input] = []
     for given in inputs:
-        (small if any(_number(member.name, digits=4) for member in given.members) else rest).append(given)
+        (small if any(_number(name, digits=4) for name in given.members.names) else rest).append(given)
     if not small:
         raise ValueError("flowers needs the images of both sets; there are none of Flowers-17 (17flowers.tgz)")
     one = _flowers17([_part17(given) for given in small])
     other = _flowers102(rest, split="all")
     return SourceSet(
-        [*(_moved(r, "17", 0) for r in one.records), *(_moved(r, "102", len(one.classes)) for r in other.records)],
+        chained([_moved(one.records, "17", 0), _moved(other.records, "102", len(one.classes))]),
         (*(f"17/{name}" for name in one.classes), *(f"102/{name}" for name in other.classes)),
         (*one.files, *other.files),
         (*one.notes, *other.notes),
     )
 
 
-def _moved(record: Record, prefix: str, first_label: int) -> Record:
-    return replace(
-        record, key=f"{prefix}/{record.key}", label=first_label + record.label, name=f"{prefix}/{record.name}"
+def _moved(records: Sequence[Record], prefix: str, first_label: int) -> Records:
+    return changed(
+        records,
+        lambda record: replace(
+            record, key=f"{prefix}/{record.key}", label=first_label + record.label, name=f"{prefix}/{record.name}"
+        ),
     )
 
 
 def _flowers17(parts: Sequence[_Part]) -> SourceSet:
     records = _records(parts, lambda number: (number - 1) // FLOWERS17_PER_CLASS)
-    notes = [note for part in parts for note in ignored(part.given, list(part.images.values()))]
+    notes = [note for part in parts for note in ignored(part.given, is_image)]
     return SourceSet(records, FLOWERS17_CLASSES, tuple(part.file for part in parts), tuple(notes))
 
 
 def _part17(given: Input) -> _Part:
-    images = _numbered(given, digits=4, total=FLOWERS17_IMAGES)
-    content = _listing(given, images.values()) if len(images) == FLOWERS17_IMAGES else ""
+    numbers, images = _numbered(given, digits=4, total=FLOWERS17_IMAGES)
+    content = _listing(given, images) if len(images) == FLOWERS17_IMAGES else ""
     known = verdict(
         given.name, given.digests, data_set=FLOWERS17, held=len(images), total=FLOWERS17_IMAGES, content=content
     )
-    return _Part(given, images, *given.recorded(list(images.values()), known))
+    return _Part(given, numbers, images, *given.recorded(images, known))
 
 
-def _listing(given: Input, images: Collection[Member]) -> str:
+def _listing(given: Input, images: Members) -> str:
     """As CONTENTS has it: of the images themselves, whatever they are packed in."""
     lines = [
         f"{hashlib.sha256(member.read(given.path)).hexdigest()}  {PurePosixPath(member.name).name}\n"
@@ -126,14 +143,13 @@ def _flowers102(inputs: Sequence[Input], *, split: str) -> SourceSet:
         raise ValueError(f"Flowers-102 needs the file {LABELS} for its classes; give it behind the archive")
     labels = _labels(tables[LABELS])
     numbers = _split_numbers(tables.get(SPLITS), split, total=len(labels))
-    with_images = [given for given in inputs if any(is_image(member.name) for member in given.members)]
+    with_images = [given for given in inputs if any(map(is_image, given.members.names))]
     if not with_images:
         raise ValueError("Flowers-102 needs its images: 102flowers.tgz or the folder jpg")
     parts = [_part102(given, total=len(labels)) for given in with_images]
     notes: list[str] = []
     for given in inputs:
-        used = [member for member in given.members if is_image(member.name) or _is_table(member.name)]
-        notes += ignored(given, used)
+        notes += ignored(given, lambda name: is_image(name) or _is_table(name))
     if split == "all" and SPLITS in tables:
         del tables[SPLITS]
         notes.append(f"{SPLITS} is not used without --split")
@@ -145,9 +161,9 @@ def _flowers102(inputs: Sequence[Input], *, split: str) -> SourceSet:
 
 
 def _part102(given: Input, *, total: int) -> _Part:
-    images = _numbered(given, digits=5, total=total)
+    numbers, images = _numbered(given, digits=5, total=total)
     known = verdict(given.name, given.digests, data_set=FLOWERS102, held=len(images), total=FLOWERS102_IMAGES)
-    return _Part(given, images, *given.recorded(list(images.values()), known))
+    return _Part(given, numbers, images, *given.recorded(images, known))
 
 
 def _is_table(name: str) -> bool:
@@ -158,10 +174,8 @@ def _tables(inputs: Sequence[Input]) -> dict[str, _Table]:
     """The MATLAB files among the inputs, by name."""
     found: dict[str, _Table] = {}
     for given in inputs:
-        for member in given.members:
+        for member in given.members.where(_is_table):
             name = PurePosixPath(member.name).name
-            if not _is_table(member.name):
-                continue
             if name in found:
                 raise ValueError(f"{given.path}: {name} is there twice")
             data = member.read(given.path)
@@ -201,22 +215,24 @@ def _number(name: str, *, digits: int) -> int:
     return int(match[1]) if match else 0
 
 
-def _numbered(given: Input, *, digits: int, total: int) -> dict[int, Member]:
-    """The images of an input by number, rising.
+def _numbered(given: Input, *, digits: int, total: int) -> tuple[list[int], Members]:
+    """The images of an input and their numbers, rising.
 
     Raises:
         ValueError: If there is none, or one with another name, a number out of range or one that is there already.
     """
-    images: dict[int, Member] = {}
-    for member in images_of(given):
-        number = _number(member.name, digits=digits)
+    images = images_of(given)
+    places: dict[int, int] = {}
+    for place, name in enumerate(images.names):
+        number = _number(name, digits=digits)
         if not 1 <= number <= total:
             last = f"image_{total:0{digits}d}.jpg"
-            raise ValueError(f"{given.path}: images must be image_{1:0{digits}d}.jpg to {last}, got {member.name!r}")
-        if number in images:
-            raise ValueError(f"{given.path}: {images[number].name!r} and {member.name!r} have the same number")
-        images[number] = member
-    return dict(sorted(images.items()))
+            raise ValueError(f"{given.path}: images must be image_{1:0{digits}d}.jpg to {last}, got {name!r}")
+        if number in places:
+            raise ValueError(f"{given.path}: {images.names[places[number]]!r} and {name!r} have the same number")
+        places[number] = place
+    numbers = sorted(places)
+    return numbers, images.at([places[number] for number in numbers])
 
 
 def _records(
@@ -227,18 +243,19 @@ def _records(
     Raises:
         ValueError: If two parts have the same image.
     """
-    owners: dict[int, tuple[_Part, str]] = {}
+    owners: dict[int, tuple[_Part, int]] = {}
     for part in parts:
-        for number, content in zip(part.images, part.contents, strict=True):
+        for place, number in enumerate(part.numbers):
             if number in owners:
                 raise ValueError(
-                    f"{part.given.path}: {part.images[number].name!r} is in {owners[number][0].given.path} too"
+                    f"{part.given.path}: {part.images.names[place]!r} is in {owners[number][0].given.path} too"
                 )
-            owners[number] = (part, content)
+            owners[number] = (part, place)
     chosen = [number for number in sorted(owners) if only is None or number in only]
-    members = [owners[number][0].images[number] for number in chosen]
+    members = [part.images[place] for part, place in (owners[number] for number in chosen)]
+    contents = [part.contents[place].tobytes().hex() for part, place in (owners[number] for number in chosen)]
     keys = unique_keys([member.name for member in members])
     return [
-        Record(key, label_of(number), member.name, ImageFile(member.data), owners[number][1])
-        for key, number, member in zip(keys, chosen, members, strict=True)
+        Record(key, label_of(number), member.name, ImageFile(member.data), content)
+        for key, number, member, content in zip(keys, chosen, members, contents, strict=True)
     ]

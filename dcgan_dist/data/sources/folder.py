@@ -5,14 +5,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from dcgan_dist.data.members import Member
+import numpy as np
+from numpy.typing import NDArray
+
+from dcgan_dist.data.members import Members
 from dcgan_dist.data.sources.base import (
-    ImageFile,
-    Record,
+    Records,
     Request,
     SourceFile,
     SourceSet,
+    chained,
     check_member_sizes,
+    image_records,
 )
 from dcgan_dist.data.sources.inputs import IMAGE_SUFFIXES, Input, hidden, ignored, is_image, read_inputs
 from dcgan_dist.data.sources.keys import unique_keys
@@ -22,13 +26,14 @@ _ALL = "all"
 
 @dataclass(frozen=True)
 class Labelled:
-    """An image of an input, before it has a key and its class a number."""
+    """The images of one input, each with a class."""
 
-    name: str
-    """Of the member."""
-    category: str
-    member: Member
-    content: str
+    given: Input
+    images: Members
+    labels: NDArray[np.int64]
+    """(images,)."""
+    contents: NDArray[np.void]
+    """(images,), as Input.recorded gives them."""
 
 
 def folder(request: Request) -> SourceSet:
@@ -38,75 +43,48 @@ def folder(request: Request) -> SourceSet:
         ValueError: If one cannot be read, has no image, or has images beside class folders.
     """
     inputs = read_inputs(request)
-    found: list[list[Labelled]] = []
+    found = [(given, images_of(given)) for given in inputs]
+    categories = [
+        _categories(given.path, images, lone=given.stem if len(inputs) > 1 else _ALL) for given, images in found
+    ]
+    classes = sorted({category for by_folder in categories for category in by_folder.values()})
+    number = {name: label for label, name in enumerate(classes)}
+    labelled: list[Labelled] = []
     files: list[SourceFile] = []
     notes: list[str] = []
-    for given in inputs:
-        images = images_of(given)
+    for (given, images), by_folder in zip(found, categories, strict=True):
         file, contents = given.recorded(images, "")
-        names = _categories(given.path, images, lone=given.stem if len(inputs) > 1 else _ALL)
-        found.append(
-            [
-                Labelled(member.name, name, member, content)
-                for member, name, content in zip(images, names, contents, strict=True)
-            ]
-        )
+        labels = np.fromiter((number[by_folder[_folder(name)]] for name in images.names), np.int64)
+        labelled.append(Labelled(given, images, labels, contents))
         files.append(file)
-        notes += ignored(given, images)
-    categories = sorted({image.category for images in found for image in images})
-    return joined(inputs, found, categories=categories, files=files, notes=notes)
+        notes += ignored(given, is_image)
+    return SourceSet(joined(labelled), tuple(classes), tuple(files), tuple(notes))
 
 
-def images_of(given: Input) -> list[Member]:
+def images_of(given: Input) -> Members:
     """The image files of a folder or archive. Hidden files do not count.
 
     Raises:
-        ValueError: If there is none, or one is too large.
+        ValueError: If there is none, one is too large, or two have the same name.
     """
-    images = [member for member in given.members if is_image(member.name) and not hidden(member.name)]
+    images = given.members.where(lambda name: is_image(name) and not hidden(name))
     if not images:
         raise ValueError(f"{given.path}: has no image ({', '.join(IMAGE_SUFFIXES)})")
     check_member_sizes(given.path, images)
+    check_names(given.path, images.names)
     return images
 
 
-def joined(
-    inputs: Sequence[Input],
-    found: Sequence[Sequence[Labelled]],
-    *,
-    categories: Sequence[str],
-    files: Sequence[SourceFile],
-    notes: Sequence[str],
-) -> SourceSet:
-    """The images of several inputs as one set; with more than one, keys and names begin with the input's name.
-
-    Args:
-        inputs: What was given.
-        found: The images of each.
-        categories: Names of all classes, in the order of their numbers.
-        files: What is recorded of each input.
-        notes: Sentences for the user.
-
-    Raises:
-        ValueError: If an input has two files of the same name.
-    """
-    for given, images in zip(inputs, found, strict=True):
-        check_names(given.path, [image.name for image in images])
-    many = len(inputs) > 1
-    flat = [(given, image) for given, images in zip(inputs, found, strict=True) for image in images]
-    keys = unique_keys([f"{given.stem}/{image.name}" if many else image.name for given, image in flat])
-    number = {name: label for label, name in enumerate(categories)}
-    records = [
-        Record(
-            key,
-            number[image.category],
-            f"{given.name}/{image.name}" if many else image.name,
-            ImageFile(image.member.data),
-            image.content,
-        )
-        for key, (given, image) in zip(keys, flat, strict=True)
-    ]
-    return SourceSet(records, tuple(categories), tuple(files), tuple(notes))
+def joined(found: Sequence[Labelled]) -> Records:
+    """The images of several inputs as one list; with more than one, keys and names begin with the input's name."""
+    many = len(found) > 1
+    keys = unique_keys([f"{each.given.stem}/{n}" if many else n for each in found for n in each.images.names])
+    parts = []
+    for each in found:
+        own, keys = keys[: len(each.images)], keys[len(each.images) :]
+        prefix = f"{each.given.name}/" if many else ""
+        parts.append(image_records(each.images, keys=own, labels=each.labels, contents=each.contents, prefix=prefix))
+    return chained(parts)
 
 
 def check_names(path: Path, names: Sequence[str]) -> None:
@@ -116,12 +94,16 @@ def check_names(path: Path, names: Sequence[str]) -> None:
             raise ValueError(f"{path}: {one!r} is there twice")
 
 
-def _categories(path: Path, images: Sequence[Member], *, lone: str) -> list[str]:
-    """The class name of each image; ``lone`` for images in no folder."""
-    folders = [PurePosixPath(member.name).parts[:-1] for member in images]
-    while min(map(len, folders)) > 1 and len({parts[0] for parts in folders}) == 1:
-        folders = [parts[1:] for parts in folders]
-    beside = next((member.name for member, parts in zip(images, folders, strict=True) if not parts), None)
-    if beside is not None and any(folders):
+def _folder(name: str) -> str:
+    return name.rpartition("/")[0]
+
+
+def _categories(path: Path, images: Members, *, lone: str) -> dict[str, str]:
+    """The class name of the images in each folder; ``lone`` for images in no folder."""
+    folders = {name: PurePosixPath(name).parts for name in set(map(_folder, images.names))}
+    while min(map(len, folders.values())) > 1 and len({parts[0] for parts in folders.values()}) == 1:
+        folders = {name: parts[1:] for name, parts in folders.items()}
+    if any(folders.values()) and not all(folders.values()):
+        beside = next(name for name in images.names if not folders[_folder(name)])
         raise ValueError(f"{path}: every image must be in a class folder, or none; {beside!r} is beside folders")
-    return [parts[0] if parts else lone for parts in folders]
+    return {name: parts[0] if parts else lone for name, parts in folders.items()}

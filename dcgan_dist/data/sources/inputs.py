@@ -4,13 +4,25 @@ import os
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+import numpy as np
+from numpy.typing import NDArray
+
 from dcgan_dist.data.archives import check_exists, kind, list_archive, list_folder, unpacked
-from dcgan_dist.data.members import Member, Slice
-from dcgan_dist.data.sources.base import Digests, Request, SourceFile, counted, digests_in, digests_of, folder_file
+from dcgan_dist.data.members import Member, Members, Slice, sorted_members
+from dcgan_dist.data.sources.base import (
+    Digests,
+    Request,
+    SourceFile,
+    digests_in,
+    digests_of,
+    folder_file,
+    same_content,
+)
+from dcgan_dist.words import counted
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 ARCHIVE_SUFFIXES = (".tar", ".tgz", ".tar.gz", ".txz", ".tar.xz", ".tbz", ".tar.bz2", ".zip")
@@ -22,7 +34,7 @@ class Input:
     """A folder, an archive or a lone file, which is its own only member."""
 
     path: Path
-    members: Sequence[Member]
+    members: Members
     digests: Digests | None
     """None for a folder."""
     odd: tuple[str, ...] = ()
@@ -40,8 +52,8 @@ class Input:
         suffix = next((s for s in ARCHIVE_SUFFIXES if self.name.lower().endswith(s)), "")
         return self.name.removesuffix(self.name[len(self.name) - len(suffix) :]) if suffix else self.name
 
-    def recorded(self, used: Sequence[Member], known: str) -> tuple[SourceFile, list[str]]:
-        """What is recorded of it, and for each of the members that are used, ``Record.content``.
+    def recorded(self, used: Members, known: str) -> tuple[SourceFile, NDArray[np.void]]:
+        """What is recorded of it, and for each of the members that are used, ``Record.content`` as 32 bytes.
 
         Raises:
             OSError: If a file cannot be read.
@@ -49,8 +61,8 @@ class Input:
         if self.digests is None:
             file, contents = folder_file(self.path, used)
             return SourceFile(file.name, file.bytes, file.sha256, known), contents
-        sha256 = self.digests.sha256
-        return SourceFile(self.name, self.path.stat().st_size, sha256, known), [sha256] * len(used)
+        file = SourceFile(self.name, self.path.stat().st_size, self.digests.sha256, known)
+        return file, same_content(self.digests, len(used))
 
 
 def read_inputs(
@@ -83,10 +95,12 @@ def read_inputs(
             found.append(_read_file(path, request.scratch, lone=lone))
             continue
         listing = list_folder(path)
-        visible = [member for member in listing.members if not hidden(member.name)]
-        packed = [m for m in visible if m.name.lower().endswith(ARCHIVE_SUFFIXES) and re.fullmatch(archives, m.name)]
-        if packed and not any(core(member.name) for member in visible):
-            files = [*packed, *(member for member in visible if beside(member.name))]
+        visible = listing.members.where(lambda name: not hidden(name))
+        packed = visible.where(
+            lambda name: name.lower().endswith(ARCHIVE_SUFFIXES) and bool(re.fullmatch(archives, name))
+        )
+        if packed and not any(map(core, visible.names)):
+            files = [*packed, *visible.where(beside)]
             found += [_read_file(member.data.path, request.scratch, lone=lone) for member in files]
         else:
             found.append(Input(path, listing.members, None, listing.odd))
@@ -100,7 +114,8 @@ def read_inputs(
 def _read_file(path: Path, scratch: Path, *, lone: bool) -> Input:
     plain = unpacked(path, scratch)
     if lone and not kind(plain):
-        return Input(path, [Member(path.name, Slice(plain, 0, plain.stat().st_size))], digests_of(path), lone=True)
+        only = sorted_members([(path.name, (plain.stat().st_size,))], lambda _, row: Slice(plain, *row))
+        return Input(path, only, digests_of(path), lone=True)
     return Input(path, list_archive(path, plain).members, digests_of(path))
 
 
@@ -154,11 +169,15 @@ def is_image(name: str) -> bool:
     return PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES
 
 
-def ignored(given: Input, used: Sequence[Member]) -> tuple[str, ...]:
-    """Notes on what an input has and is not read; hidden files do not count."""
+def ignored(given: Input, used: Callable[[str], bool]) -> tuple[str, ...]:
+    """Notes on what an input has and is not read; hidden files do not count.
+
+    Args:
+        given: The input.
+        used: Whether a file with this name is of use.
+    """
     notes = []
-    names = {member.name for member in used}
-    others = sum(member.name not in names and not hidden(member.name) for member in given.members)
+    others = sum(not hidden(name) and not used(name) for name in given.members.names)
     if others:
         notes.append(f"ignored {counted(others, 'other file')} in {given.path}")
     odd = [name for name in given.odd if not hidden(name)]

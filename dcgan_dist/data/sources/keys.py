@@ -13,12 +13,14 @@ def unique_keys(names: Sequence[str]) -> list[str]:
     still the same is numbered, in the order given.
     """
     plain = [_key(name) for name in names]
-    counts = Counter(plain)
-    taken = {key for key, count in counts.items() if count == 1}
+    repeated = {key for key, count in Counter(plain).items() if count > 1}
+    if not repeated:
+        return plain
+    taken = set(plain) - repeated
     numbers: Counter[str] = Counter()
     keys = []
     for name, key in zip(names, plain, strict=True):
-        if counts[key] == 1:
+        if key not in repeated:
             keys.append(key)
             continue
         base = unused = f"{key}-{PurePosixPath(name).suffix[1:].lower()}"

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from dcgan_dist.data.errors import DamagedError
 from dcgan_dist.data.members import Member, Slice
-from dcgan_dist.data.sources.base import Option, RawImage, Record, Request, SourceFile, SourceSet
+from dcgan_dist.data.sources.base import Option, RawImage, Record, Records, Request, SourceFile, SourceSet, chained
 from dcgan_dist.data.sources.inputs import Input, OnDisk, ignored, on_disk, read_inputs
 from dcgan_dist.data.sources.known import MNIST, verdict
 from dcgan_dist.files import sha256_of
@@ -22,6 +22,8 @@ IMAGES_IN = {"train": 60_000, "test": 10_000}
 SPLIT_OPTION = Option("train", "the 60,000 training images, the 10,000 test images or all", (*IMAGES_IN, "all"))
 MAX_SIDE = 1024
 """Pixels; MNIST's images and all its successors' have 28."""
+MAX_IMAGES = 4_000_000
+"""A file that has more is refused before they fill the memory."""
 _NAME = re.compile(r"(train|t10k|test)[-_.].*(images|labels).*", re.IGNORECASE)
 _HEADERS = {"images": struct.Struct(">IIII"), "labels": struct.Struct(">II")}
 _MAGIC = {"images": 2051, "labels": 2049}
@@ -48,7 +50,7 @@ def mnist(request: Request) -> SourceSet:
     inputs = read_inputs(request, core=_is_idx, archives=".*mnist.*", lone=True)
     splits = list(IMAGES_IN) if request.text("split", "train") == "all" else [request.text("split", "train")]
     members = _by_kind(inputs)
-    records: list[Record] = []
+    records: list[Records] = []
     files: list[SourceFile] = []
     for split in splits:
         missing = [f"the {split} {kind}" for kind in _MAGIC if (split, kind) not in members]
@@ -58,13 +60,13 @@ def mnist(request: Request) -> SourceSet:
         images, labels = (
             _opened(on_disk(*members[split, kind], request.scratch), kind=kind, split=split) for kind in _MAGIC
         )
-        records += _records(images, labels, split=split)
+        records.append(_records(images, labels, split=split))
         files += [images.file, labels.file]
-    used = [member for _, member in members.values()]
-    notes = [note for given in inputs for note in ignored(given, used)]
+    used = {member.name for _, member in members.values()}
+    notes = [note for given in inputs for note in ignored(given, used.__contains__)]
     unused = sorted(split for split in IMAGES_IN if split not in splits and (split, "images") in members)
     notes += [f"the {split} images are not used; --split all takes both parts" for split in unused]
-    return SourceSet(records, CLASSES, tuple(files), tuple(notes))
+    return SourceSet(chained(records), CLASSES, tuple(files), tuple(notes))
 
 
 def _is_idx(name: str) -> bool:
@@ -103,6 +105,8 @@ def _opened(file: OnDisk, *, kind: str, split: str) -> _Idx:
             f"{file.shown}: cut short or changed: by its header {' x '.join(map(str, shape))} bytes follow, "
             f"there are {total - header.size:,}"
         )
+    if shape[0] > MAX_IMAGES:
+        raise ValueError(f"{file.shown}: must have at most {MAX_IMAGES:,} {kind}, has {shape[0]:,}")
     known = verdict(
         file.shown.name,
         file.digests,
@@ -112,10 +116,10 @@ def _opened(file: OnDisk, *, kind: str, split: str) -> _Idx:
         content=sha256_of(file.plain),
     )
     recorded = SourceFile(file.shown.name, file.bytes, file.digests.sha256, known)
-    return _Idx(file.shown, Slice(file.plain, header.size, total - header.size), tuple(shape), recorded)
+    return _Idx(file.shown, Slice(file.plain, total - header.size, header.size), tuple(shape), recorded)
 
 
-def _records(images: _Idx, labels: _Idx, *, split: str) -> list[Record]:
+def _records(images: _Idx, labels: _Idx, *, split: str) -> Records:
     count, height, width = images.shape
     if labels.shape != (count,):
         raise DamagedError(
@@ -125,13 +129,9 @@ def _records(images: _Idx, labels: _Idx, *, split: str) -> list[Record]:
     if numbers.max() >= len(CLASSES):
         raise DamagedError(f"{labels.path}: labels must be 0 to 9, got {numbers.max()}")
     first, size = images.data.offset, height * width
-    return [
-        Record(
-            f"{split}/{index:05d}",
-            int(label),
-            f"{split} image {index}",
-            RawImage(Slice(images.data.path, first + index * size, size), height, width, 1),
-            images.file.sha256,
-        )
-        for index, label in enumerate(numbers)
-    ]
+
+    def make(index: int) -> Record:
+        image = RawImage(Slice(images.data.path, size, first + index * size), height, width, 1)
+        return Record(f"{split}/{index:05d}", int(numbers[index]), f"{split} image {index}", image, images.file.sha256)
+
+    return Records(count, make)

@@ -2,18 +2,24 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
-from dcgan_dist.data.members import Member
-from dcgan_dist.data.sources.base import Request, SourceSet, check_member_sizes, counted
+import numpy as np
+from numpy.typing import NDArray
+
+from dcgan_dist.data.members import Member, Members
+from dcgan_dist.data.sources.base import Request, SourceSet, check_member_sizes
 from dcgan_dist.data.sources.folder import Labelled, check_names, joined
 from dcgan_dist.data.sources.inputs import Input, hidden, read_inputs
+from dcgan_dist.words import counted
 
 IMAGE_ENDINGS = ("jpg", "jpeg", "png", "webp")
 PICKLED_ENDINGS = ("pyd", "pkl", "pickle", "pth", "pt", "ten", "npy", "npz", "joblib")
 """What other readers decode by running what is in it, or may."""
 _MAX_CLASS_BYTES = 20
 _ALL = "all"
+_NO_CLASS = -1
 _SHOWN = 5
 
 
@@ -24,22 +30,19 @@ def webdataset(request: Request) -> SourceSet:
         ValueError: If a tar cannot be read, has no image, two images of one key, or a class that is no number.
     """
     inputs = read_inputs(request, core=lambda name: ending(name) in IMAGE_ENDINGS, archives=".*")
-    found: list[list[tuple[Member, int | None, str]]] = []
+    found: list[Labelled] = []
     files, notes = [], []
     for given in inputs:
-        images, labels, told = _samples(given)
+        images, numbers, told = _samples(given)
         file, contents = given.recorded(images, "")
-        found.append(list(zip(images, labels, contents, strict=True)))
+        found.append(Labelled(given, images, numbers, contents))
         files.append(file)
         notes += told
-    _check_all_or_none(inputs, found)
-    numbers = sorted({label for images in found for _, label, _ in images if label is not None})
-    labelled = [
-        [Labelled(m.name, _ALL if label is None else str(label), m, content) for m, label, content in images]
-        for images in found
-    ]
-    categories = [str(number) for number in numbers] or [_ALL]
-    return joined(inputs, labelled, categories=categories, files=files, notes=notes)
+    _check_all_or_none(found)
+    distinct = np.unique(np.concatenate([each.labels for each in found]))
+    classes = [_ALL] if distinct[0] == _NO_CLASS else [str(number) for number in distinct]
+    records = joined([replace(each, labels=np.searchsorted(distinct, each.labels)) for each in found])
+    return SourceSet(records, tuple(classes), tuple(files), tuple(notes))
 
 
 def ending(name: str) -> str:
@@ -47,38 +50,40 @@ def ending(name: str) -> str:
     return PurePosixPath(name).name.partition(".")[2].lower()
 
 
-def _samples(given: Input) -> tuple[list[Member], list[int | None], list[str]]:
-    """The images of an input, the class of each, and notes."""
-    visible = [member for member in given.members if not hidden(member.name)]
-    check_names(given.path, [member.name for member in visible])
-    images: dict[str, Member] = {}
-    classes: dict[str, Member] = {}
+def _samples(given: Input) -> tuple[Members, NDArray[np.int64], list[str]]:
+    """The images of an input, the class number of each or _NO_CLASS, and notes."""
+    visible = given.members.where(lambda name: not hidden(name))
+    check_names(given.path, visible.names)
+    images: dict[str, int] = {}  # by key, places in ``visible``
+    classes: dict[str, int] = {}
     pickled: list[str] = []
     others = 0
-    for member in visible:
-        kind, key = ending(member.name), _key(member.name)
+    for place, name in enumerate(visible.names):
+        kind, key = ending(name), _key(name)
         if kind in IMAGE_ENDINGS:
             if key in images:
                 raise ValueError(
-                    f"{given.path}: a key must have one image, {key!r} has {images[key].name!r} and {member.name!r}"
+                    f"{given.path}: a key must have one image, {key!r} has {visible.names[images[key]]!r} and {name!r}"
                 )
-            images[key] = member
+            images[key] = place
         elif kind == "cls":
-            classes[key] = member
+            classes[key] = place
         elif kind.split(".")[0] in PICKLED_ENDINGS or kind.split(".")[-1] in PICKLED_ENDINGS:
-            pickled.append(member.name)
+            pickled.append(name)
         else:
             others += 1
     if not images:
         raise ValueError(f"{given.path}: has no image (KEY.{', KEY.'.join(IMAGE_ENDINGS)})")
-    check_member_sizes(given.path, list(images.values()))
+    chosen = visible.at(list(images.values()))
+    check_member_sizes(given.path, chosen)
     notes = []
     if pickled:
         shown = ", ".join(pickled[:_SHOWN]) + ", ..." * (len(pickled) > _SHOWN)
         notes.append(f"ignored {counted(len(pickled), 'file')} that could run code when decoded: {shown}")
     if others:
         notes.append(f"ignored {counted(others, 'other file')} in {given.path}")
-    return list(images.values()), [_label(given.path, classes.get(key)) for key in images], notes
+    numbers = (_number(given.path, visible[classes[key]]) if key in classes else _NO_CLASS for key in images)
+    return chosen, np.fromiter(numbers, np.int64), notes
 
 
 def _key(name: str) -> str:
@@ -86,19 +91,17 @@ def _key(name: str) -> str:
     return str(path.with_name(path.name.partition(".")[0] or path.name))
 
 
-def _label(path: Path, member: Member | None) -> int | None:
-    if member is None:
-        return None
+def _number(path: Path, member: Member) -> int:
     text = member.read(path).strip() if member.data.size <= _MAX_CLASS_BYTES else b""
     if not re.fullmatch(rb"\d{1,9}", text):
         raise ValueError(f"{path}: {member.name!r} must be the number of a class, got {text!r}")
     return int(text)
 
 
-def _check_all_or_none(inputs: Sequence[Input], found: Sequence[Sequence[tuple[Member, int | None, str]]]) -> None:
+def _check_all_or_none(found: Sequence[Labelled]) -> None:
     """Raise ValueError if some images have a class and others have none."""
-    pairs = [(given, m, label) for given, images in zip(inputs, found, strict=True) for m, label, _ in images]
-    without = [(given, member) for given, member, label in pairs if label is None]
-    if without and len(without) < len(pairs):
-        given, member = without[0]
-        raise ValueError(f"{given.path}: every image must have a KEY.cls, or none; {member.name!r} has none")
+    without = [(each, place) for each in found for place in np.flatnonzero(each.labels == _NO_CLASS)[:1]]
+    if without and any((each.labels != _NO_CLASS).any() for each in found):
+        each, place = without[0]
+        name = each.images.names[place]
+        raise ValueError(f"{each.given.path}: every image must have a KEY.cls, or none; {name!r} has none")
