@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from dcgan_dist.config import NetworkConfig
 from dcgan_dist.distributed import collectives
@@ -24,22 +24,31 @@ def sample_pixels(
 
     Sample i depends on ``seed`` and i alone. Every rank calls this and gets all samples.
     """
+    return pixels_of(
+        generator, sample_latent(seed, indices, latent_dim=network.latent_dim, prior=network.prior), network=network
+    )
+
+
+def pixels_of(generator: nn.Module, z: Tensor, *, network: NetworkConfig) -> NDArray[np.uint8]:
+    """(len(z), H, W, C) uint8: the images of these z, in evaluation mode, shared out among all ranks.
+
+    Every rank calls this with the same ``z`` and gets all images; each depends on its own z alone.
+    """
     first = next(generator.parameters())
-    shape = (len(indices), network.channels, network.image_size, network.image_size)
+    shape = (len(z), network.channels, network.image_size, network.image_size)
     pixels = torch.zeros(shape, dtype=torch.uint8, device=first.device)
     training = generator.training
     generator.eval()
     with torch.inference_mode(), _one_thread():
-        for number, start in enumerate(range(0, len(indices), CHUNK)):
+        for number, start in enumerate(range(0, len(z), CHUNK)):
             if number % collectives.world_size() != collectives.rank():
                 continue
-            own = list(indices[start : start + CHUNK])
-            padded = own + [own[-1]] * (CHUNK - len(own))  # every chunk has the same shape
-            z = sample_latent(seed, padded, latent_dim=network.latent_dim, prior=network.prior)
-            images = generator(z.to(first.device, first.dtype))[: len(own)]
+            own = z[start : start + CHUNK]
+            padded = torch.cat([own, own[-1:].expand(CHUNK - len(own), -1)])  # every chunk has the same shape
+            images = generator(padded.to(first.device, first.dtype))[: len(own)]
             pixels[start : start + CHUNK] = to_pixels(images, network.value_range)
     generator.train(training)
-    pixels = collectives.all_reduce(pixels)  # each sample was made by one rank and is zero on the others
+    pixels = collectives.all_reduce(pixels)  # each image was made by one rank and is zero on the others
     return pixels.permute(0, 2, 3, 1).cpu().numpy()
 
 
