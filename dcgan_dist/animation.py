@@ -37,9 +37,7 @@ def write_animation(path: Path, frames: Sequence[Image.Image], *, milliseconds: 
     buffer = io.BytesIO()
     if suffix == ".gif":
         frames = [frame.quantize(256, dither=Image.Dither.FLOYDSTEINBERG) for frame in frames]
-        frames[0].save(
-            buffer, "GIF", save_all=True, append_images=frames[1:], duration=list(milliseconds), loop=0
-        )
+        frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:], duration=list(milliseconds), loop=0)
     else:
         frames[0].save(
             buffer,
