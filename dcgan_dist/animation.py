@@ -55,15 +55,15 @@ def _mp4(frames: Sequence[Image.Image], milliseconds: Sequence[int]) -> bytes:
     """The file: frames of one length each, as many of a picture as its time needs."""
     program = _ffmpeg()
     unit = math.gcd(*milliseconds)
-    size = tuple(side + side % 2 for side in frames[0].size)  # H.264 halves the colours' resolution
+    width, height = (side + side % 2 for side in frames[0].size)  # H.264 halves the colours' resolution
     with tempfile.TemporaryDirectory() as directory:
         out = Path(directory) / "out.mp4"
         arguments = [program, "-v", "error", "-nostdin", "-f", "rawvideo", "-pix_fmt", "rgb24"]
-        arguments += ["-s", f"{size[0]}x{size[1]}", "-framerate", f"1000/{unit}", "-i", "pipe:0"]
+        arguments += ["-s", f"{width}x{height}", "-framerate", f"1000/{unit}", "-i", "pipe:0"]
         arguments += ["-c:v", "libx264", "-crf", CRF, "-pix_fmt", "yuv420p", "-movflags", "+faststart", str(out)]
         raw = io.BytesIO()
         for frame, shown in zip(frames, milliseconds, strict=True):
-            even = Image.new("RGB", size, "white")
+            even = Image.new("RGB", (width, height), "white")
             even.paste(frame)
             raw.write(even.tobytes() * (shown // unit))
         done = subprocess.run(arguments, input=raw.getvalue(), capture_output=True, check=False)

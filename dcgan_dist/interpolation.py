@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def slerp(start: Tensor, end: Tensor, fractions: Tensor) -> Tensor:
-    """(len(fractions), dim): from ``start`` to ``end``, both (dim,), turning evenly; the norm changes in a straight line.
+    """(len(fractions), dim): from ``start`` to ``end``, both (dim,), turning evenly; the norm changes linearly.
 
     The ends are exact. Between opposite vectors, where every way round is equally short, the way is by the axis that
     ``start`` has least of. A vector of zeros has no direction: the way is straight then.

@@ -2,8 +2,9 @@
 
 import io
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -99,14 +100,14 @@ def plot_histograms(run: RunDirectory) -> None:
 def histogram_counts(row: Row) -> dict[str, list[float]]:
     """The counts of a row of histograms.jsonl by what they are of; empty when the row does not hold together."""
     edges = row.get("edges")
-    if not _numbers(edges) or len(edges) < 2 or any(a >= b for a, b in zip(edges, edges[1:], strict=False)):
+    if not _numbers(edges) or len(edges) < 2 or any(a >= b for a, b in pairwise(edges)):
         return {}
     counts = {name: row[name] for name in HISTOGRAM_LABELS if name in row}
     whole = all(_numbers(each) and len(each) == len(edges) - 1 and min(each) >= 0 for each in counts.values())
     return counts if whole else {}
 
 
-def _numbers(values: Any) -> bool:
+def _numbers(values: Any) -> TypeGuard[list[float]]:
     return isinstance(values, list) and all(is_number(value) for value in values)
 
 

@@ -1,4 +1,4 @@
-"""Rows of a run's JSON-lines files, as far as they can be read, and how many of them are shown. Standard library only."""
+"""Rows of a run's JSON-lines files, as far as they can be read, and thinning. Standard library only."""
 
 import json
 import math
@@ -69,7 +69,7 @@ def evenly(count: int, limit: int) -> list[int]:
 
 
 def extremes(values: Sequence[float], limit: int) -> tuple[list[int], list[float]]:
-    """At most ``limit`` (4 or more) positions, rising: the ends, and the least and largest of each bucket of ``values``.
+    """At most ``limit`` (4 or more) positions, rising: the ends, and the least and largest of each bucket.
 
     So a spike of a single value stays, however many values there are. The second list has the mean of each position's
     bucket, because a mean over extremes alone would be that of the spikes.

@@ -1,5 +1,6 @@
 """Rows that can be read, and how many of them are shown."""
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ def test_rows_are_read_as_far_as_they_can_be(tmp_path: Path) -> None:
 
 
 def test_curves_hold_finite_numbers_alone() -> None:
-    rows = [
+    rows: list[dict[str, object]] = [
         {"step": 1, "a": 1, "b": "text", "c": float("nan"), "d": 10**400},
         {"step": 2, "b": True, "c": 0.5, "e": [1]},
         {"step": 2, "a": 7.0},
@@ -33,7 +34,7 @@ def test_evenly(count: int, limit: int) -> None:
     assert len(chosen) == min(count, limit)
     assert chosen == sorted(set(chosen))
     assert not count or chosen[-1] == count - 1
-    gaps = [b - a for a, b in zip(chosen, chosen[1:], strict=False)]
+    gaps = [b - a for a, b in itertools.pairwise(chosen)]
     assert not gaps or max(gaps) - min(gaps) <= 1
 
 

@@ -10,7 +10,7 @@ from dcgan_dist.pictures import LABELS
 from dcgan_dist.records import extremes
 
 POINTS = 1000
-"""At most this many of a curve, in buckets of which the least and the largest stay; a chart is about 700 pixels wide."""
+"""At most this many of a curve, in buckets of which the least and the largest stay; a chart is 700 pixels wide."""
 ALL_POINTS = 30_000
 """At most about this many of all curves: about 1 MB."""
 LEAST_POINTS = 50
@@ -23,6 +23,13 @@ SECTION_OF = {"eval": "quality", "collapse": "collapse", "time": "speed"}
 """By the first part of a name; all others are part of the game."""
 UNDRAWN = ("images_seen", "comm/calls", "comm/bytes")
 """Straight lines: their last values are in the table."""
+MEANINGS = LABELS | {
+    "time/step": "seconds a step",
+    "time/data": "seconds a step waiting for data",
+    "time/pause": "seconds of pauses since the last row",
+    "time/images_per_second": "real images a second",
+}
+"""Known names in words."""
 TOGETHER = {"loss": "Loss", "score": "Mean score", "grad": "Gradient norm"}
 """Beginnings of names whose curves share one chart when there is one run."""
 
@@ -36,7 +43,7 @@ class Line:
     label: str
     colour: int
     floor: bool = False
-    """Drawn dashed: what the curve could reach at best."""
+    """Drawn dashed and grey: what the curve could reach at best."""
 
 
 @dataclass(kw_only=True)
@@ -58,18 +65,26 @@ def charts(runs: Sequence[Run]) -> list[Chart]:
             continue
         first = name.partition("/")[0]
         group = next((title for start, title in TOGETHER.items() if first.startswith(start)), None)
-        title = group if group and len(runs) == 1 else name
+        title = group if group and len(runs) == 1 else _title(name)
         chart = found.setdefault(title, Chart(title=title, section=SECTION_OF.get(first, "game"), lines=[]))
+        floors: dict[tuple[str, float], int] = {}  # the first run that has this floor
         for place, run in enumerate(runs):
             if name not in run.curves:
                 continue
             colour = place if len(runs) > 1 else len(chart.lines)
-            label = run.name if len(runs) > 1 else LABELS.get(name, name)
+            label = run.name if len(runs) > 1 else MEANINGS.get(name, name.partition("/")[2] or name)
             chart.lines.append(Line(run=place, name=name, label=label, colour=colour))
             if floor := beside(name, "floor", among=list(run.curves)):
-                text = f"{label}, floor" if len(runs) > 1 else "floor: the data against itself"
-                chart.lines.append(Line(run=place, name=floor, label=text, colour=colour, floor=True))
+                floors.setdefault((floor, run.curves[floor][1][-1]), place)
+        for (floor, _), place in floors.items():
+            of = "" if len(floors) == 1 else f" of {runs[place].name}"
+            chart.lines.append(Line(run=place, name=floor, label=f"floor{of}", colour=0, floor=True))
     return sorted(found.values(), key=lambda chart: list(SECTIONS).index(chart.section))
+
+
+def _title(name: str) -> str:
+    """A name, and in words if it is a known one."""
+    return f"{name}: {MEANINGS[name]}" if name in MEANINGS else name
 
 
 def points(runs: Sequence[Run], drawn: Sequence[Chart]) -> list[dict[str, Any]]:

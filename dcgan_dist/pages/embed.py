@@ -22,7 +22,7 @@ class Fineness:
     grids: int
     """At most this many of a run, spread evenly, the last among them."""
     reduce: int
-    """Whole factor by which a picture is made smaller; grids of images below 64 pixels are twice as large as they need be."""
+    """Whole factor by which a picture is made smaller; grids of images below 64 pixels were enlarged."""
     quality: int
     """Of WebP, of 100."""
 

@@ -96,8 +96,8 @@ def _gathered(path: Path, name: str) -> Run:
     run.state, run.reason = str(status.get("state", "")), str(status.get("reason", ""))
     try:
         run.config = changed(TrainConfig(), read_yaml(directory.config))
-    except ValueError as error:
-        notes.append(str(error))
+    except (ValueError, RecursionError) as error:
+        notes.append(f"settings cannot be read: {error}")
     else:
         run.settings = _written(run.config)
         run.recipe_name, run.recipe = _recipe(run.config.recipe)
@@ -115,9 +115,9 @@ def _recipe(name: str) -> tuple[str, dict[str, str]]:
         path = folder / f"{name}.yaml"
         try:
             return f"recipe {name}", _written(changed(TrainConfig(), read_yaml(path)))
-        except ValueError:
+        except (ValueError, RecursionError):
             continue  # no such file, or of another version
-    return "the defaults", _written(TrainConfig())
+    return "defaults", _written(TrainConfig())
 
 
 def _written(config: TrainConfig) -> dict[str, str]:

@@ -16,8 +16,14 @@ BETTER = {
     "coverage": "higher",
 }
 """Which way a measure of quality is better. Losses and scores of a GAN have no better: each is the other's worse."""
-GROUPS = {"eval": "Quality", "collapse": "Collapse", "": "Training"}
-"""Titles of groups of measures by the first part of a name; the last one is of all others."""
+GROUPS = {
+    "eval": "Quality",
+    "collapse": "Collapse",
+    "": "Training",
+    "time": "Speed",
+    "comm": "Exchange between processes",
+}
+"""Titles of groups of measures by the first part of a name; "" is of all others."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -105,6 +105,9 @@
     return { svg, along, up, box, right, bottom, value: (at) => x[0] + ((at - box.left) / (right - box.left)) * (x[1] - x[0]) };
   };
 
+  // Eight colours; after them the same ones, dotted.
+  const colour = (line) => `c${line.colour % 8}${line.colour >= 8 ? " second" : ""}`;
+
   const path = (points) => points.map(([x, y], i) => `${i ? "L" : "M"}${x.toFixed(2)} ${y.toFixed(2)}`).join("");
 
   class Chart {
@@ -115,7 +118,7 @@
       this.place = make("div");
       this.values = spec.lines.map((line) => {
         const value = make("b");
-        const kind = `swatch line c${line.colour % 8}${line.floor ? " dashed" : ""}`;
+        const kind = `swatch line ${line.floor ? "floor dashed" : colour(line)}`;
         const item = make("li", {}, make("span", { class: kind }), `${line.label} `, value);
         this.legend.append(item);
         return { item, value };
@@ -151,7 +154,7 @@
         const { x, y } = line.curve;
         const places = (ys) => x.map((step, i) => [step * factor(line.run), ys[i]]).filter((point) => drawable(point[1]))
           .map((point) => [along(point[0]), up(point[1])]);
-        const kind = `curve c${line.colour % 8}${line.floor ? " dashed" : line.colour >= 8 ? " second" : ""}`;
+        const kind = `curve ${line.floor ? "floor dashed" : colour(line)}`;
         const smooth = state.smoothing > 0 && x.length > SMOOTHED_FROM && !line.floor;
         const raw = make("path", { class: kind + (smooth ? " raw" : ""), d: path(places(y)) });
         Object.assign(raw.dataset, { run: line.run, name: line.name });
@@ -210,12 +213,12 @@
         if (state.cursor === null) continue;
         if (Math.abs(x[i] * unit - state.cursor) < distance) [at, distance] = [x[i] * unit, Math.abs(x[i] * unit - state.cursor)];
         if (!line.floor && (!state.log || y[i] > 0)) {
-          this.cross.append(make("circle", { class: `dot c${line.colour % 8}`, r: 4, cx: along(x[i] * unit), cy: up(y[i]) }));
+          this.cross.append(make("circle", { class: `dot ${colour(line)}`, r: 4, cx: along(x[i] * unit), cy: up(y[i]) }));
         }
       }
       if (at !== null) this.cross.prepend(make("line", { class: "cursor", x1: along(at), x2: along(at), y1: box.top, y2: bottom }));
       const unit = state.axis === "images" ? "images" : "step";
-      this.at.textContent = at === null ? "last" : unit === "step" ? `step ${written(at)}` : `${written(at)} images`;
+      this.at.textContent = at === null ? "last values" : unit === "step" ? `step ${written(at)}` : `${written(at)} images`;
     }
 
     // Where the slider stands.
