@@ -37,6 +37,7 @@ class RunDirectory:
         self.histogram_picture = path / "histograms.png"
         self.progress = path / "progress.gif"
         self.progress_webp = path / "progress.webp"
+        self.nearest = path / "nearest.png"
         self.comparison = path / "reals-and-fakes.png"
         self.report = path / "report.html"
         self.checkpoints = path / "checkpoints"

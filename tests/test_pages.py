@@ -83,7 +83,12 @@ def test_a_long_curve_is_thinned_and_keeps_its_spikes(tmp_path: Path) -> None:
 
 
 def test_rows_may_lack_any_key(tmp_path: Path) -> None:
-    rows = [{"step": 10}, {"step": 20, "loss/d": 1.5}, {"step": 30, "eval/fid_x_n9": 7.0}, {"step": 40, "loss/d": None}]
+    rows: list[dict[str, Any]] = [
+        {"step": 10},
+        {"step": 20, "loss/d": 1.5},
+        {"step": 30, "eval/fid_x_n9": 7.0},
+        {"step": 40, "loss/d": None},
+    ]
     data = data_of(text_of(made_run(tmp_path / "run", rows=rows), out=tmp_path / "page.html"))
     assert data["runs"][0]["curves"] == {
         "loss/d": {"x": [20], "y": [1.5]},
@@ -113,6 +118,15 @@ def test_grids_are_here_with_their_steps(tmp_path: Path) -> None:
         with Image.open(io.BytesIO(base64.b64decode(encoded))) as image:
             assert image.size == (40, 40)
             assert np.asarray(image)[20, 20].tolist() == pytest.approx([20 * place + 40, 0, 0], abs=6)
+
+
+def test_samples_beside_their_nearest_reals(tmp_path: Path) -> None:
+    run = made_run(tmp_path / "run")
+    write_png(run.nearest, np.zeros((30, 60, 3), np.uint8))
+    text = text_of(run, out=tmp_path / "page.html")
+    assert '<section id="collapse"' in text
+    assert '<figure class="nearest" data-run="0" data-picture="0">' in text
+    assert len(data_of(text)["pictures"]) == 1
 
 
 def noisy_run(path: Path, count: int) -> RunDirectory:
@@ -163,7 +177,7 @@ def test_names_and_texts_are_harmless(several: bool, tmp_path: Path) -> None:
     for tag, attributes in found.elements:
         assert tag not in ("b", "object", "iframe", "base")
         assert not any(name.startswith("on") or name in ("src", "style") for name in attributes), (tag, attributes)
-        assert attributes.get("href", "#").startswith(("#", "data:,"))
+        assert str(attributes.get("href", "#")).startswith(("#", "data:,"))
     assert "<!--" not in text
     assert data_of(text)["runs"][0]["name"] == bad
 
@@ -223,7 +237,8 @@ def test_numbers_of_one_run(tmp_path: Path) -> None:
     assert "<td>0.125</td><td>0.25 <small>at 10</small></td><td></td>" in text
     assert "0.5 &plusmn; 0.0625" in text
     assert "<td>0.75</td><td></td><td>0.1</td>" in text
-    assert "kid_std_e_n9</th>" not in text
+    assert ">eval/<wbr>kid_<wbr>e_<wbr>n9 <" in text
+    assert "kid_<wbr>std" not in text
 
 
 def test_numbers_of_several_runs_name_the_best(tmp_path: Path) -> None:
@@ -246,7 +261,8 @@ def test_numbers_of_several_runs_name_the_best(tmp_path: Path) -> None:
 
 def test_measures_and_what_stands_beside_them() -> None:
     assert [better(f"eval/{name}_e_n9") for name in ("fid", "is", "nothing")] == ["lower", "higher", ""]
-    assert better("loss/d") == ""
+    assert [better(f"collapse/{name}_k9_n9") for name in ("score", "bins_js", "msssim")] == ["lower", "lower", ""]
+    assert better("score/real") == better("loss/d") == ""
     names = ["eval/fid_e_n9", "eval/fid_floor_e_n4", "eval/fid_floor_f_n4", "collapse/ndb_floor"]
     assert beside("eval/fid_e_n9", "floor", among=names) == "eval/fid_floor_e_n4"
     assert beside("collapse/ndb", "floor", among=names) == "collapse/ndb_floor"

@@ -63,7 +63,7 @@ def opened(browser: Any, pages: dict[str, Path]) -> Iterator[Any]:
         page = context.new_page()
         page.on("console", lambda message: said.append(message.text))
         page.on("pageerror", lambda error: said.append(str(error)))
-        page.on("dialog", lambda dialog: (said.append(dialog.message), dialog.dismiss()))
+        page.on("dialog", lambda dialog: said.append(dialog.message))
         page.goto(pages[name].as_uri())
         return page
 

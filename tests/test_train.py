@@ -68,6 +68,7 @@ def test_a_run_leaves_its_directory(finished: Path) -> None:
         "losses.png",
         "metrics.jsonl",
         "progress.gif",
+        "progress.webp",
         "reals.png",
         "samples",
         "status.json",

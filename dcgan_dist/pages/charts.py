@@ -65,7 +65,7 @@ def charts(runs: Sequence[Run]) -> list[Chart]:
             continue
         first = name.partition("/")[0]
         group = next((title for start, title in TOGETHER.items() if first.startswith(start)), None)
-        title = group if group and len(runs) == 1 else _title(name)
+        title = (group or name) if len(runs) == 1 else _title(name)
         chart = found.setdefault(title, Chart(title=title, section=SECTION_OF.get(first, "game"), lines=[]))
         floors: dict[tuple[str, float], int] = {}  # the first run that has this floor
         for place, run in enumerate(runs):

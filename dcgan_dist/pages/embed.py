@@ -48,8 +48,10 @@ class Pictures:
     """For each run, the step and the position in ``uris`` of each grid."""
     reals: list[int | None]
     """For each run, the position in ``uris`` of its real images."""
+    nearest: list[int | None]
+    """For each run, that of its samples beside the images of the data that are nearest to them."""
     factor: int
-    """How often larger than its pixels a picture is meant to be seen."""
+    """How often larger than its pixels a grid is meant to be seen."""
 
 
 def embedded(runs: Sequence[Run]) -> Pictures:
@@ -67,19 +69,22 @@ def embedded(runs: Sequence[Run]) -> Pictures:
 
 def _estimate(runs: Sequence[Run], fineness: Fineness) -> float:
     """Bytes of the pictures, if all grids of a run were like its last."""
-    sizes = (
-        len(_data_uri(run.grids[-1][1], fineness) or "") * min(len(run.grids), fineness.grids)
+    sizes = [
+        len(_data_uri(run.grids[-1][1], fineness.quality, reduce=fineness.reduce) or "")
+        * min(len(run.grids), fineness.grids)
         for run in runs
         if run.grids
-    )
+    ]
     return sum(sizes)
 
 
 def _pictures(runs: Sequence[Run], fineness: Fineness) -> Pictures:
     places: dict[str, int] = {}
 
-    def place(path: Path, run: Run) -> int | None:
-        uri = _data_uri(path, fineness)
+    def place(path: Path, run: Run, *, reduce: int = fineness.reduce) -> int | None:
+        if not path.exists():
+            return None
+        uri = _data_uri(path, fineness.quality, reduce=reduce)
         if uri is None:
             note = f"{path.name} cannot be read as a picture"
             if note not in run.notes:
@@ -87,23 +92,23 @@ def _pictures(runs: Sequence[Run], fineness: Fineness) -> Pictures:
             return None
         return places.setdefault(uri, len(places))
 
-    grids, reals = [], []
+    grids = []
     for run in runs:
         chosen = [run.grids[i] for i in evenly(len(run.grids), fineness.grids)]
         found = [(step, place(path, run)) for step, path in chosen]
         grids.append([(step, position) for step, position in found if position is not None])
-        path = run.directory.reals
-        reals.append(place(path, run) if path.exists() else None)
-    return Pictures(uris=list(places), grids=grids, reals=reals, factor=fineness.reduce)
+    reals = [place(run.directory.reals, run) for run in runs]
+    nearest = [place(run.directory.nearest, run, reduce=1) for run in runs]  # has small print
+    return Pictures(uris=list(places), grids=grids, reals=reals, nearest=nearest, factor=fineness.reduce)
 
 
-def _data_uri(path: Path, fineness: Fineness) -> str | None:
+def _data_uri(path: Path, quality: int, *, reduce: int) -> str | None:
     """The picture as WebP; None when it cannot be read."""
     buffer = io.BytesIO()
     try:
         with Image.open(path, formats=["PNG"]) as picture:
-            smaller = picture.convert("RGB").reduce(fineness.reduce)
-            smaller.save(buffer, "WEBP", quality=fineness.quality)
+            smaller = picture.convert("RGB").reduce(reduce)
+            smaller.save(buffer, "WEBP", quality=quality)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # all that Pillow raises for damaged PNGs
         return None
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -58,6 +58,7 @@ def page(runs: Sequence[Run], pictures: Pictures) -> str:
         "histograms": HISTOGRAM_LABELS,
     }
     charted = {name: _charts(name) if any(chart.section == name for chart in drawn) else "" for name in SECTIONS}
+    charted["collapse"] += _nearest(runs, pictures)
     surroundings = {"environment": ("Environment", environment(runs))}
     sections = {
         "samples": ("Samples", _samples(runs, pictures)),
@@ -73,7 +74,7 @@ def page(runs: Sequence[Run], pictures: Pictures) -> str:
     title = runs[0].name if len(runs) == 1 else f"{len(runs)} runs: {', '.join(run.name for run in runs)}"
     heading = runs[0].name if len(runs) == 1 else f"{len(runs)} runs"
     style, script = _asset("report.css"), _asset("report.js")
-    first_charts = next((name for name in there if charted.get(name)), None)
+    first_charts = drawn[0].section if drawn else None
     body = "\n".join(
         f"{_toolbar() if name == first_charts else ''}"
         f'<section id="{name}" aria-labelledby="{name}-title"><h2 id="{name}-title">{text}</h2>{inside}</section>'
@@ -215,6 +216,19 @@ def _samples(runs: Sequence[Run], pictures: Pictures) -> str:
 
 def _charts(section: str) -> str:
     return f'<div class="charts" data-section="{section}"></div>'
+
+
+def _nearest(runs: Sequence[Run], pictures: Pictures) -> str:
+    """Places for each run's samples beside the images of the data that are nearest to them: copies, or not."""
+    figures = [
+        f'<figure class="nearest" data-run="{place}" data-picture="{picture}"><figcaption>'
+        + (f'<span class="swatch c{place % 8}"></span>{escape(runs[place].name)}: ' if len(runs) > 1 else "")
+        + 'samples, and the real images nearest to each</figcaption><img alt="samples and their nearest real images">'
+        "</figure>"
+        for place, picture in enumerate(pictures.nearest)
+        if picture is not None
+    ]
+    return f'<div class="grids">{"".join(figures)}</div>' if figures else ""
 
 
 def _histogram_places(runs: Sequence[Run], shown: Sequence[Sequence[Any]]) -> str:

@@ -14,8 +14,15 @@ BETTER = {
     "recall": "higher",
     "density": "higher",
     "coverage": "higher",
+    "score": "lower",
+    "bins": "lower",
+    "duplicates": "lower",
+    "copies": "lower",
 }
-"""Which way a measure of quality is better. Losses and scores of a GAN have no better: each is the other's worse."""
+"""Which way a measure of quality or collapse is better, by its first word.
+
+Losses and scores of a GAN have no better: each is the other's worse.
+"""
 GROUPS = {
     "eval": "Quality",
     "collapse": "Collapse",
@@ -86,7 +93,7 @@ def is_beside(name: str) -> bool:
 def better(name: str) -> str:
     """lower, higher or empty, for ``eval/fid_efflite0_n2048`` and its like."""
     group, _, rest = name.partition("/")
-    return BETTER.get(rest.partition("_")[0], "") if group == "eval" else ""
+    return BETTER.get(rest.partition("_")[0], "") if group in ("eval", "collapse") else ""
 
 
 def beside(name: str, kind: str, *, among: Sequence[str]) -> str | None:

@@ -42,13 +42,13 @@
 
   const logTicks = (low, high) => {
     const decades = Math.log10(high / low);
-    if (decades < 1) return ticks(low, high, 4).filter((value) => value > 0);
-    const every = Math.ceil(decades / 5);
+    if (decades < 0.7) return ticks(low, high, 4).filter((value) => value > 0);
+    const [every, factors] = decades < 2 ? [1, [1, 2, 5]] : [Math.ceil(decades / 5), [1]];
     const found = [];
-    for (let i = Math.ceil(Math.log10(low)); i <= Math.log10(high); i++) {
-      if (i % every === 0) found.push(10 ** i);
+    for (let i = Math.floor(Math.log10(low)); i <= Math.log10(high); i++) {
+      if (i % every === 0) found.push(...factors.map((each) => each * 10 ** i));
     }
-    return found;
+    return found.filter((value) => value >= low && value <= high);
   };
 
   // An exponential mean that starts without bias; of means, where the curve was thinned to its extremes.
@@ -288,15 +288,16 @@
   };
 
   // Pictures: each figure's size is that of the grid as it was written, so that nothing jumps.
-  const show = (image, picture) => {
+  const show = (image, picture, times = data.factor) => {
     image.addEventListener("load", () => {
-      image.width = image.naturalWidth * data.factor;
-      image.height = image.naturalHeight * data.factor;
+      image.width = image.naturalWidth * times;
+      image.height = image.naturalHeight * times;
     }, { once: true });
-    image.classList.toggle("enlarged", data.factor > 1);
+    image.classList.toggle("enlarged", times > 1);
     image.src = data.pictures[picture];
   };
   for (const figure of document.querySelectorAll("figure.reals")) show(figure.querySelector("img"), figure.dataset.picture);
+  for (const figure of document.querySelectorAll("figure.nearest")) show(figure.querySelector("img"), figure.dataset.picture, 1);
 
   const setPosition = (position) => {
     state.position = position;

@@ -50,7 +50,7 @@ def numbers(runs: Sequence[Run]) -> str:
         if any(measure.better for measure in found)
         else ""
     )
-    return lead + _table(head, rows)
+    return lead + _table("numbers", head, rows=rows)
 
 
 def _single(measure: Measure, head: Sequence[str]) -> str:
@@ -82,7 +82,7 @@ def _several(measure: Measure) -> str:
 
 def _name(measure: Measure) -> str:
     way = f" <small>{measure.better} is better</small>" if measure.better else ""
-    return f'<th scope="row">{escape(measure.name)}{way}</th>'
+    return f'<th scope="row">{_breakable(measure.name)}{way}</th>'
 
 
 def _last(cell: Cell) -> str:
@@ -111,14 +111,14 @@ def settings(runs: Sequence[Run]) -> str:
             was = f"<br><small>{run.recipe_name.partition(' ')[0]}: {escape(recipe or 'none')}</small>" if shown else ""
             cells.append(f'<td data-run="{place}"{shown}>{escape(value or "–")}{was}</td>')  # noqa: RUF001
         kind = " ".join(["other" if other else "usual", *(["apart"] if name in differing else [])])
-        rows.append(f'<tr class="{kind}"><th scope="row">{escape(name)}</th>{"".join(cells)}</tr>')
+        rows.append(f'<tr class="{kind}"><th scope="row">{_breakable(name)}</th>{"".join(cells)}</tr>')
     compared = " or ".join(dict.fromkeys(run.recipe_name for run in runs if run.recipe_name))
     several = " or between the runs" if len(runs) > 1 else ""
     return (
         f"<p>Marked: not as in {escape(compared)}.</p>"
         '<p><label><input type="checkbox" id="all-settings"> '
         f"show the settings too that differ neither from it{several}</label></p>"
-        + _table(["setting", *([run.name for run in runs] if several else ["value"])], rows, identity="settings-table")
+        + _table("settings", ["setting", *_columns(runs)], rows=rows)
     )
 
 
@@ -130,15 +130,23 @@ def environment(runs: Sequence[Run]) -> str:
         values = [run.environment.get(name, "–") for run in runs]  # noqa: RUF001
         cells = "".join(f'<td data-run="{place}">{escape(value)}</td>' for place, value in enumerate(values))
         apart = ' class="apart"' if len(set(values)) > 1 else ""
-        rows.append(f'<tr{apart}><th scope="row">{escape(name)}</th>{cells}</tr>')
-    return _table(["fact", *([run.name for run in runs] if len(runs) > 1 else ["value"])], rows) if rows else ""
+        rows.append(f'<tr{apart}><th scope="row">{_breakable(name)}</th>{cells}</tr>')
+    return _table("environment", ["fact", *_columns(runs)], rows=rows) if rows else ""
 
 
-def _table(head: Sequence[str], rows: Sequence[str], *, identity: str = "") -> str:
+def _breakable(name: str) -> str:
+    """A name that may be broken after its underscores and slashes, so that columns of names can be narrow."""
+    return escape(name).replace("/", "/<wbr>").replace("_", "_<wbr>")
+
+
+def _columns(runs: Sequence[Run]) -> list[str]:
+    return [run.name for run in runs] if len(runs) > 1 else ["value"]
+
+
+def _table(name: str, head: Sequence[str], *, rows: Sequence[str]) -> str:
     """A table that scrolls inside the page when it is wider, with the keyboard too."""
-    columns = "".join(f'<th scope="col">{escape(name)}</th>' for name in head)
-    named = f' id="{identity}"' if identity else ""
+    columns = "".join(f'<th scope="col">{escape(text)}</th>' for text in head)
     return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="table"><table{named}>'
+        f'<div class="scroll" tabindex="0" role="region" aria-label="Table of {name}"><table id="{name}-table">'
         f"<thead><tr>{columns}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
     )
