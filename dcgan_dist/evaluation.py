@@ -1,7 +1,7 @@
 """The quality of a generator's images in numbers, measured by all ranks together: the same on any number of them."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,11 +9,12 @@ from torch import Tensor, nn
 
 from dcgan_dist.config import NetworkConfig, QualityConfig
 from dcgan_dist.distributed import collectives
+from dcgan_dist.distributed.draws import sample_latent
 from dcgan_dist.metrics.extractors import build_extractor
 from dcgan_dist.metrics.features import extract
 from dcgan_dist.metrics.quality import LEAST_IMAGES, full_name, quality
 from dcgan_dist.real_features import RealImages, Reference, reference
-from dcgan_dist.sampling import CHUNK, sample_chunk
+from dcgan_dist.sampling import CHUNK, chunk_of
 
 Report = Callable[[str, int, int], None]
 """Called with what is being done, and about how many images of how many are done."""
@@ -109,11 +110,13 @@ def evaluate(
     """
     begin = time.perf_counter()
 
+    def latents(numbers: Sequence[int]) -> Tensor:
+        dim, prior = network.latent_dim, network.prior
+        return sample_latent(seed, numbers, latent_dim=dim, prior=prior, stream="evaluation")
+
     def pixels(start: int, stop: int) -> Tensor:
         chunks = (range(first, min(first + CHUNK, stop)) for first in range(start, stop, CHUNK))
-        return torch.cat(
-            [sample_chunk(generator, chunk, seed=seed, network=network, stream="evaluation") for chunk in chunks]
-        )
+        return torch.cat([chunk_of(generator, latents(chunk), network=network) for chunk in chunks])
 
     fakes = extract(
         real.extractor,

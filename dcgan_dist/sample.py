@@ -10,18 +10,27 @@ EXAMPLES = """examples:
   dcgan-sample runs/flowers17-arch1-001                           64 images of seed 0 to samples.png
   dcgan-sample runs/flowers17-arch1-001 --seed 7 --count 100 --out grid.png
   dcgan-sample runs/flowers17-arch1-001/checkpoints/step-00005000 --out earlier.png
+  dcgan-sample runs/flowers17-arch1-001 --interpolate 8           8 rows, each from one z to another
+  dcgan-sample runs/flowers17-arch1-001 --interpolate 64 --out ways.webp     the same, moving: .webp, .gif or .mp4
+  dcgan-sample runs/flowers17-arch1-001 --progress --out run.mp4  the run's sample grids, one after the other
 """
+
+COUNT = 64
+ROW_IMAGES = 10
+"""Images in a row of an interpolation; fits a page."""
+MOVING_IMAGES = 40
+"""Images of each way in a moving interpolation: two seconds there, two back."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Write a grid of images from a run's or checkpoint's generator; see ``--help``."""
+    """Write images from a run's or checkpoint's generator; see ``--help``."""
     arguments = _parser().parse_args(argv)
-    if arguments.count < 1:
-        _fail(f"--count must be at least 1, got {arguments.count}")
-    if not 0 <= arguments.seed < 2**63:
-        _fail(f"--seed must be at least 0 and below 2**63, got {arguments.seed}")
     try:
-        _sample(arguments.run, count=arguments.count, seed=arguments.seed, out=arguments.out)
+        _check(arguments)
+        if arguments.progress:
+            _progress(arguments.run, out=arguments.out or Path("progress.webp"))
+        else:
+            _sample(arguments)
     except ValueError as error:
         _fail(str(error))
     except OSError as error:
@@ -36,29 +45,97 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument(
-        "run", type=Path, help="a run directory (its newest checkpoint is used) or one checkpoint of it"
+    add = parser.add_argument
+    add("run", type=Path, help="a run directory (its newest checkpoint is used) or one checkpoint of it")
+    add("--count", type=int, metavar="N", help=f"images (default: {COUNT})")
+    add("--seed", type=int, default=0, help="of the noise z (default: %(default)s)")
+    add(
+        "--interpolate",
+        type=int,
+        metavar="ROWS",
+        help="instead: this many ways from one z to another, on the sphere for a normal prior, straight for a uniform; "
+        "way i goes from image 2i of the seed to image 2i + 1",
     )
-    parser.add_argument("--count", type=int, default=64, metavar="N", help="images (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the noise z (default: %(default)s)")
-    parser.add_argument("--out", type=Path, default=Path("samples.png"), help="PNG to write (default: %(default)s)")
+    add(
+        "--steps",
+        type=int,
+        metavar="N",
+        help=f"images of each way, both ends included (default: {ROW_IMAGES}; {MOVING_IMAGES} in an animation)",
+    )
+    add("--progress", action="store_true", help="instead: the run's sample grids of its fixed z as an animation")
+    add(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="a PNG (default: samples.png, interpolation.png); an animation is a .webp, .gif or .mp4 "
+        "(default: progress.webp). MP4 needs the extra video",
+    )
     return parser
 
 
-def _sample(run: Path, *, count: int, seed: int, out: Path) -> None:
-    from dcgan_dist import checkpoint  # torch takes seconds to import, --help should not
-    from dcgan_dist.images import grid, write_png
-    from dcgan_dist.models import build_networks
-    from dcgan_dist.sampling import sample_pixels
+def _check(arguments: argparse.Namespace) -> None:
+    """Refuse what cannot be, before torch is imported.
 
+    Raises:
+        ValueError: naming flag, rule and value.
+    """
+    for name, least in (("count", 1), ("interpolate", 1), ("steps", 2)):
+        value = getattr(arguments, name)
+        if value is not None and value < least:
+            raise ValueError(f"--{name} must be at least {least}, got {value}")
+    if not 0 <= arguments.seed < 2**63:
+        raise ValueError(f"--seed must be at least 0 and below 2**63, got {arguments.seed}")
+    if arguments.count is not None and (arguments.interpolate or arguments.progress):
+        raise ValueError("--count has no effect with --interpolate or --progress; leave it out")
+    if arguments.steps is not None and not arguments.interpolate:
+        raise ValueError("--steps has no effect without --interpolate; leave it out")
+    if arguments.interpolate and arguments.progress:
+        raise ValueError("give --interpolate or --progress, not both")
+
+
+def _progress(run: Path, *, out: Path) -> None:
+    from dcgan_dist.pictures import animate_samples  # torch takes seconds to import, --help should not
+    from dcgan_dist.run_directory import RunDirectory
+
+    frames = animate_samples(RunDirectory(run), out)
+    print(f"{out}: {frames} sample grids of {run}")
+
+
+def _sample(arguments: argparse.Namespace) -> None:
+    from dcgan_dist import checkpoint
+    from dcgan_dist.animation import SUFFIXES
+    from dcgan_dist.distributed.draws import sample_latent
+    from dcgan_dist.images import grid, write_png
+    from dcgan_dist.interpolation import interpolated
+    from dcgan_dist.models import build_networks
+    from dcgan_dist.pictures import animate_ways
+    from dcgan_dist.sampling import pixels_of, sample_pixels
+
+    run, seed, rows = arguments.run, arguments.seed, arguments.interpolate
     found = checkpoint.find(run)
-    config = checkpoint.config_of(found)
-    generator, _ = build_networks(config.network, seed=0)
+    network = checkpoint.config_of(found).network
+    generator, _ = build_networks(network, seed=0)
     averaged = found.path / "ema.safetensors"
     checkpoint.load_network(averaged if averaged.exists() else found.path / "generator.safetensors", generator)
-    pixels = sample_pixels(generator, range(count), seed=seed, network=config.network)
-    write_png(out, grid(pixels))
-    print(f"{out}: {count} images of seed {seed} from step {found.step} of {run}")
+    origin = f"seed {seed} from step {found.step} of {run}"
+    if not rows:
+        count = arguments.count or COUNT
+        out = arguments.out or Path("samples.png")
+        write_png(out, grid(sample_pixels(generator, range(count), seed=seed, network=network)))
+        print(f"{out}: {count} images of {origin}")
+        return
+
+    out = arguments.out or Path("interpolation.png")
+    moving = out.suffix.lower() in SUFFIXES
+    steps = arguments.steps or (MOVING_IMAGES if moving else ROW_IMAGES)
+    z = sample_latent(seed, range(2 * rows), latent_dim=network.latent_dim, prior=network.prior)
+    pixels = pixels_of(generator, interpolated(z, steps, prior=network.prior), network=network)
+    if moving:
+        by_step = pixels.reshape(rows, steps, *pixels.shape[1:]).swapaxes(0, 1)
+        animate_ways([grid(each) for each in by_step], out)
+    else:
+        write_png(out, grid(pixels, steps))
+    print(f"{out}: {rows} ways of {steps} images between z of {origin}")
 
 
 def _fail(message: str, *, code: int = 2) -> NoReturn:

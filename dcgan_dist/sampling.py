@@ -2,7 +2,6 @@
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import Literal
 
 import numpy as np
 import torch
@@ -25,36 +24,33 @@ def sample_pixels(
 
     Sample i depends on ``seed`` and i alone. Every rank calls this and gets all samples.
     """
+    z = sample_latent(seed, indices, latent_dim=network.latent_dim, prior=network.prior)
+    return pixels_of(generator, z, network=network)
+
+
+def pixels_of(generator: nn.Module, z: Tensor, *, network: NetworkConfig) -> NDArray[np.uint8]:
+    """(len(z), H, W, C) uint8: the images of these z, in evaluation mode, shared out among all ranks.
+
+    Every rank calls this with the same ``z`` and gets all images; each depends on its own z alone.
+    """
     device = next(generator.parameters()).device
-    shape = (len(indices), network.channels, network.image_size, network.image_size)
+    shape = (len(z), network.channels, network.image_size, network.image_size)
     pixels = torch.zeros(shape, dtype=torch.uint8, device=device)
-    for start in range(collectives.rank() * CHUNK, len(indices), collectives.world_size() * CHUNK):
-        chunk = indices[start : start + CHUNK]
-        pixels[start : start + CHUNK] = sample_chunk(generator, chunk, seed=seed, network=network)
-    pixels = collectives.all_reduce(pixels)  # each sample was made by one rank and is zero on the others
+    for start in range(collectives.rank() * CHUNK, len(z), collectives.world_size() * CHUNK):
+        pixels[start : start + CHUNK] = chunk_of(generator, z[start : start + CHUNK], network=network)
+    pixels = collectives.all_reduce(pixels)  # each image was made by one rank and is zero on the others
     return pixels.permute(0, 2, 3, 1).cpu().numpy()
 
 
-def sample_chunk(
-    generator: nn.Module,
-    indices: Sequence[int],
-    *,
-    seed: int,
-    network: NetworkConfig,
-    stream: Literal["sample", "evaluation"] = "sample",
-) -> Tensor:
-    """(len(indices), C, H, W) uint8 on the generator's device: at most CHUNK samples, made on this rank.
-
-    ``stream`` "evaluation" has images of its own for every seed, other than those of "sample".
-    """
-    assert 0 < len(indices) <= CHUNK
+def chunk_of(generator: nn.Module, z: Tensor, *, network: NetworkConfig) -> Tensor:
+    """(len(z), C, H, W) uint8 on the generator's device: the images of at most CHUNK z, made on this rank."""
+    assert 0 < len(z) <= CHUNK
     first = next(generator.parameters())
-    padded = [*indices, *[indices[-1]] * (CHUNK - len(indices))]  # every chunk has the same shape
-    z = sample_latent(seed, padded, latent_dim=network.latent_dim, prior=network.prior, stream=stream)
+    padded = torch.cat([z, z[-1:].expand(CHUNK - len(z), -1)])  # every chunk has the same shape
     training = generator.training
     generator.eval()
     with torch.inference_mode(), _one_thread():
-        images = generator(z.to(first.device, first.dtype))[: len(indices)]
+        images = generator(padded.to(first.device, first.dtype))[: len(z)]
         pixels = to_pixels(images, network.value_range)
     generator.train(training)
     return pixels

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image, ImageSequence
 
 from dcgan_dist.images import write_png
-from dcgan_dist.pictures import plot_losses, write_progress
+from dcgan_dist.pictures import plot_histograms, plot_losses, write_comparison, write_progress
 from dcgan_dist.run_directory import RunDirectory
 
 
@@ -126,3 +126,70 @@ def test_no_grids_no_progress(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
     write_progress(run)
     assert not run.progress.exists()
+
+
+def test_progress_is_a_webp_too(tmp_path: Path) -> None:
+    run = run_with_grids(tmp_path, 5)
+    for number, (_, path) in enumerate(run.sample_grids()):
+        write_png(path, np.full((20, 120, 3), 50 * number, np.uint8))
+    write_progress(run)
+    with Image.open(run.progress_webp) as image:
+        assert image.format == "WEBP"
+        assert image.size == (120, 44)
+        greys, durations = [], []
+        for frame in ImageSequence.Iterator(image):
+            greys.append(np.asarray(frame.convert("L"))[30:].mean())
+            durations.append(frame.info["duration"])
+    assert greys == pytest.approx([0, 50, 100, 150, 200], abs=3)
+    assert durations == [200] * 4 + [3000]
+
+
+def test_rows_that_lack_keys_are_drawn(tmp_path: Path) -> None:
+    run = run_with_losses(tmp_path, [1.0, 3.0])
+    with run.metrics.open("a") as file:
+        file.write('{"step": 30, "eval/fid_x_n9": 3.0}\n{"step": 40, "loss/d": 2.0}\n{"step": 5')
+    assert coloured(picture(run)).any()
+
+
+def test_gradient_norms_have_a_panel_of_their_own(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    rows = [{"step": step, "loss/d": 1.0, "grad/d": 10.0**-step, "grad/g": 1.0} for step in range(5)]
+    run.metrics.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    pixels = picture(run)
+    assert pixels.shape == (660, 990, 3)  # losses and norms; no scores
+    assert coloured(pixels)[330:].sum() > 1000
+
+
+def test_no_rows_no_losses(tmp_path: Path) -> None:
+    plot_losses(RunDirectory(tmp_path))
+    assert not list(tmp_path.iterdir())
+
+
+def test_histograms_are_drawn_at_a_few_steps(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    plot_histograms(run)
+    assert not run.histogram_picture.exists()
+    rows = [
+        {"step": step, "edges": [0, 0.5, 1], "real": [step, 5], "fake": [5, 1], "held_out": [1, 1]}
+        for step in range(0, 1000, 100)
+    ]
+    run.histograms.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    plot_histograms(run)
+    with Image.open(run.histogram_picture) as image:
+        assert image.size == (990, 1045)  # six of ten steps, 1.5 inches each
+        assert coloured(np.asarray(image.convert("RGB")).astype(int)).mean() > 0.1
+
+
+def test_reals_stand_beside_the_last_fakes(tmp_path: Path) -> None:
+    run = run_with_grids(tmp_path, 3)
+    write_comparison(run)
+    assert not run.comparison.exists()  # no reals
+    write_png(run.reals, np.full((30, 50, 3), 200, np.uint8))
+    write_comparison(run)
+    with Image.open(run.comparison) as image:
+        pixels = np.asarray(image.convert("L"))
+    assert pixels.shape == (54, 170)
+    assert (pixels[24:, :50] == 200).all()
+    assert (pixels[24:44, 50:] == 4).all()  # the last grid
+    assert pixels[:24, :50].min() < 50  # text above both
+    assert pixels[:24, 50:].min() < 50

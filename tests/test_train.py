@@ -69,6 +69,7 @@ def test_a_run_leaves_its_directory(finished: Path) -> None:
         "losses.png",
         "metrics.jsonl",
         "progress.gif",
+        "progress.webp",
         "reals.png",
         "samples",
         "status.json",
@@ -436,6 +437,13 @@ def test_dcgan_sample_draws_what_the_run_drew(finished: Path, tmp_path: Path) ->
         (["{run}", "--count", "0"], "--count must be at least 1, got 0"),
         (["{run}", "--seed", "-1"], "--seed must be at least 0"),
         (["{run}/nothing"], "no whole checkpoint here"),
+        (["{run}", "--interpolate", "0"], "--interpolate must be at least 1, got 0"),
+        (["{run}", "--interpolate", "1", "--steps", "1"], "--steps must be at least 2, got 1"),
+        (["{run}", "--interpolate", "1", "--count", "9"], "--count has no effect with --interpolate or --progress"),
+        (["{run}", "--steps", "9"], "--steps has no effect without --interpolate"),
+        (["{run}", "--interpolate", "1", "--progress"], "give --interpolate or --progress, not both"),
+        (["{run}", "--progress", "--out", "a.png"], "a.png: an animation must end in .gif, .webp, .mp4"),
+        (["{run}/checkpoints", "--progress"], "no sample grids here"),
     ],
 )
 def test_dcgan_sample_refuses(
@@ -447,6 +455,36 @@ def test_dcgan_sample_refuses(
     error = capsys.readouterr().err
     assert error.startswith("dcgan-sample: error: ")
     assert message in error
+
+
+def test_dcgan_sample_draws_ways_between_its_samples(finished: Path, tmp_path: Path) -> None:
+    """The ends of way i are samples 2i and 2i + 1."""
+    ways, ends, moving = (tmp_path / name for name in ("ways.png", "ends.png", "moving.webp"))
+    sample.main([str(finished), "--interpolate", "3", "--steps", "5", "--seed", "4", "--out", str(ways)])
+    sample.main([str(finished), "--count", "6", "--seed", "4", "--out", str(ends)])
+    sample.main([str(finished), "--interpolate", "3", "--steps", "5", "--out", str(moving)])
+    with Image.open(ways) as picture, Image.open(ends) as samples, Image.open(moving) as animation:
+        cell = (samples.width - 2) // 3  # 3 columns, 2 rows
+        assert picture.size == (5 * cell + 2, 3 * cell + 2)
+
+        def images(grid: Image.Image, columns: int) -> list[bytes]:
+            rows = grid.height // cell
+            corners = [(2 + column * cell, 2 + row * cell) for row in range(rows) for column in range(columns)]
+            return [grid.crop((x, y, x + cell - 2, y + cell - 2)).tobytes() for x, y in corners]
+
+        found = images(picture, 5)
+        assert [found[place] for place in (0, 4, 5, 9, 10, 14)] == images(samples, 3)
+        assert len(set(found)) == 15
+        assert getattr(animation, "n_frames", 1) == 8  # there and back: 5 and the 3 between
+
+
+def test_dcgan_sample_animates_the_progress(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "progress.gif"
+    sample.main([str(finished), "--progress", "--out", str(out)])
+    with Image.open(out) as animation:
+        frames = getattr(animation, "n_frames", 1)
+    assert frames == len(list((finished / "samples").glob("*.png")))
+    assert f"{frames} sample grids of" in capsys.readouterr().out
 
 
 def test_dcgan_sample_fails_with_1_where_it_cannot_write(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,182 @@
+"""What a run's own files say, as far as they can be read; what cannot be read becomes a sentence."""
+
+import json
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dcgan_dist.cli import read_yaml
+from dcgan_dist.config import TrainConfig, changed, leaves
+from dcgan_dist.pictures import histogram_counts
+from dcgan_dist.records import Curve, Row, curves, read_rows
+from dcgan_dist.run_directory import RunDirectory
+from dcgan_dist.words import counted
+
+RECIPES = Path(__file__).parents[2] / "configs"
+"""Where recipes are in a clone; elsewhere ``configs`` in the working directory is tried."""
+
+
+@dataclass(kw_only=True)
+class Run:
+    """One run as a page shows it."""
+
+    name: str
+    directory: RunDirectory
+    state: str = ""
+    """running, done, stopped or failed; empty when status.json does not say."""
+    reason: str = ""
+    settings: dict[str, str] = field(default_factory=dict)
+    """Every setting of config.yaml, written out; empty when it cannot be read."""
+    config: TrainConfig | None = None
+    recipe: dict[str, str] = field(default_factory=dict)
+    """The settings of the recipe alone, to compare with; the defaults when there is no such recipe."""
+    recipe_name: str = ""
+    environment: dict[str, str] = field(default_factory=dict)
+    curves: dict[str, Curve] = field(default_factory=dict)
+    histograms: list[Row] = field(default_factory=list)
+    grids: list[tuple[int, Path]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    """What could not be read, for people."""
+
+    @property
+    def last_step(self) -> int | None:
+        """Steps done as far as metrics and grids tell; None when nothing tells."""
+        ends = [steps[-1] for steps, _ in self.curves.values()] + [step for step, _ in self.grids]
+        return max(ends, default=None)
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of training, from the rows: steps and pauses. A run that was resumed counts what it kept."""
+        steps, values = self.curves.get("time/step", ([], []))
+        before = [0, *steps]
+        pauses = self.curves.get("time/pause", ([], []))[1]
+        return sum(value * (step - since) for step, since, value in zip(steps, before, values, strict=False)) + sum(
+            pauses
+        )
+
+
+def gather(directories: Sequence[Path]) -> list[Run]:
+    """The runs in these directories, in their order.
+
+    Raises:
+        ValueError: naming a path that is no run's directory, or comes twice.
+    """
+    resolved = [_checked(path) for path in directories]
+    if len(set(resolved)) < len(resolved):
+        twice = next(path for path in resolved if resolved.count(path) > 1)
+        raise ValueError(f"{twice}: is named twice")
+    return [_gathered(path, name) for path, name in zip(resolved, _names(resolved), strict=True)]
+
+
+def _checked(path: Path) -> Path:
+    if not path.is_dir():
+        raise ValueError(f"{path}: {'is a file, not a run directory' if path.exists() else 'no such directory'}")
+    if not (path / "config.yaml").exists():
+        inside = sorted(found.parent.name for found in path.glob("*/config.yaml"))
+        hint = f"; its runs are {path}/{inside[0]} and so on: {path}/*" if inside else ""
+        raise ValueError(f"{path}: is no run directory, it has no config.yaml{hint}")
+    return path.resolve()
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    """The shortest ends of the paths that tell them apart."""
+    for parts in range(1, max(len(path.parts) for path in paths)):
+        names = ["/".join(path.parts[-parts:]) for path in paths]
+        if len(set(names)) == len(names):
+            return names
+    return [str(path) for path in paths]
+
+
+def _gathered(path: Path, name: str) -> Run:
+    run = Run(name=name, directory=RunDirectory(path))
+    directory, notes = run.directory, run.notes
+    status = _json(directory.status, notes)
+    run.state, run.reason = str(status.get("state", "")), str(status.get("reason", ""))
+    try:
+        run.config = changed(TrainConfig(), read_yaml(directory.config))
+    except (ValueError, RecursionError) as error:
+        notes.append(f"settings cannot be read: {error}")
+    else:
+        run.settings = _written(run.config)
+        run.recipe_name, run.recipe = _recipe(run.config.recipe)
+    run.environment = _flat(_json(directory.environment, notes))
+    rows = _rows(directory.metrics, notes)
+    run.curves = curves(rows)
+    run.histograms = [row for row in _rows(directory.histograms, notes) if histogram_counts(row)]
+    run.grids = _grids(directory, notes)
+    return run
+
+
+def _recipe(name: str) -> tuple[str, dict[str, str]]:
+    """What a run's settings are compared with, in words, and its settings."""
+    for folder in (RECIPES, Path("configs")):
+        path = folder / f"{name}.yaml"
+        try:
+            return f"recipe {name}", _written(changed(TrainConfig(), read_yaml(path)))
+        except (ValueError, RecursionError):
+            continue  # no such file, or of another version
+    return "defaults", _written(TrainConfig())
+
+
+def _written(config: TrainConfig) -> dict[str, str]:
+    """Every setting of config.yaml as text; what is None is left out."""
+    run_settings = {name for name, _ in leaves(config.run)}
+    return {
+        name: _text(value) for name, value in leaves(config) if name not in run_settings and value not in (None, "")
+    }
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(_text(item) for item in value)
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _flat(facts: dict[str, Any]) -> dict[str, str]:
+    """One line for each fact; the packages have a line each, the command is written as in a shell."""
+    lines: dict[str, str] = {}
+    for name, value in facts.items():
+        if isinstance(value, dict):
+            lines |= {str(key): str(each) for key, each in value.items()}
+        elif isinstance(value, list):
+            lines[name] = shlex.join(map(str, value))
+        elif value is not None:
+            lines[name] = str(value)
+    return lines
+
+
+def _json(path: Path, notes: list[str]) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, RecursionError) as error:
+        notes.append(f"{path.name} cannot be read: {type(error).__name__}")
+        return {}
+    if not isinstance(found, dict):
+        notes.append(f"{path.name} cannot be read: it is no JSON object")
+        return {}
+    return found
+
+
+def _rows(path: Path, notes: list[str]) -> list[Row]:
+    try:
+        rows, unreadable = read_rows(path)
+    except OSError as error:
+        notes.append(f"{path.name} cannot be read: {error.strerror}")
+        return []
+    if unreadable:
+        notes.append(f"{path.name}: {counted(unreadable, 'line')} cannot be read")
+    return rows
+
+
+def _grids(directory: RunDirectory, notes: list[str]) -> list[tuple[int, Path]]:
+    try:
+        return directory.sample_grids()
+    except ValueError:
+        notes.append("samples/ has files step-*.png whose step is no number")
+        return []

@@ -1,0 +1,130 @@
+"""Numbers of runs beside each other: last, best, floor."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dcgan_dist.pages.gather import Run
+
+BETTER = {
+    "fid": "lower",
+    "kid": "lower",
+    "is": "higher",
+    "precision": "higher",
+    "recall": "higher",
+    "density": "higher",
+    "coverage": "higher",
+    "score": "lower",
+    "bins": "lower",
+    "duplicates": "lower",
+    "copies": "lower",
+}
+"""Which way a measure of quality or collapse is better, by its first word.
+
+Losses and scores of a GAN have no better: each is the other's worse.
+"""
+GROUPS = {
+    "eval": "Quality",
+    "collapse": "Collapse",
+    "": "Training",
+    "time": "Speed",
+    "comm": "Exchange between processes",
+}
+"""Titles of groups of measures by the first part of a name; "" is of all others."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One measure of one run."""
+
+    last: float
+    deviation: float | None
+    """Of ``last``, when the row has one."""
+    best: float | None
+    """None for measures that have no better."""
+    best_step: int
+    floor: float | None
+    """The same measure between two halves of the data."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measure:
+    """One measure of all runs."""
+
+    name: str
+    group: str
+    better: str
+    """lower, higher or empty."""
+    cells: list[Cell | None]
+    """None for a run that has none."""
+
+    @property
+    def winners(self) -> set[int]:
+        """The runs whose best is the best of all; empty for one run alone, and for measures that have no better."""
+        found = {place: cell.best for place, cell in enumerate(self.cells) if cell and cell.best is not None}
+        if len(found) < 2:
+            return set()
+        best = (min if self.better == "lower" else max)(found.values())
+        return {place for place, value in found.items() if value == best}
+
+
+def measures(runs: Sequence[Run]) -> list[Measure]:
+    """Every scalar of the runs, quality first, then collapse."""
+    names = dict.fromkeys(name for run in runs for name in run.curves if not is_beside(name))
+    found = [
+        Measure(name=name, group=group_of(name), better=better(name), cells=[_cell(run, name) for run in runs])
+        for name in names
+    ]
+    order = list(GROUPS)
+    return sorted(found, key=lambda measure: order.index(measure.group))
+
+
+def group_of(name: str) -> str:
+    """The key of GROUPS that a name belongs to."""
+    first = name.partition("/")[0]
+    return first if first in GROUPS else ""
+
+
+def is_beside(name: str) -> bool:
+    """Whether a number belongs beside another: a floor or a deviation."""
+    return bool(re.search(r"_(floor|std)(_|$)", name))
+
+
+def better(name: str) -> str:
+    """lower, higher or empty, for ``eval/fid_efflite0_n2048`` and its like."""
+    group, _, rest = name.partition("/")
+    return BETTER.get(rest.partition("_")[0], "") if group in ("eval", "collapse") else ""
+
+
+def beside(name: str, kind: str, *, among: Sequence[str]) -> str | None:
+    """The name of a measure's floor or std: ``fid_x_n9_floor`` or, with a count of its own, ``fid_floor_x_n4``."""
+    for other in among:
+        if re.search(rf"_{kind}(_|$)", other) and _plain(other.replace(f"_{kind}", "", 1)) == _plain(name):
+            return other
+    return None
+
+
+def _plain(name: str) -> str:
+    """A name without its count of images."""
+    return re.sub(r"_n\d+", "", name)
+
+
+def _cell(run: Run, name: str) -> Cell | None:
+    if name not in run.curves:
+        return None
+    steps, values = run.curves[name]
+    best, best_step = None, 0
+    if direction := better(name):
+        best = (min if direction == "lower" else max)(values)
+        best_step = steps[values.index(best)]
+    return Cell(
+        last=values[-1],
+        deviation=_last(run, beside(name, "std", among=list(run.curves))),
+        best=best,
+        best_step=best_step,
+        floor=_last(run, beside(name, "floor", among=list(run.curves))),
+    )
+
+
+def _last(run: Run, name: str | None) -> float | None:
+    return run.curves[name][1][-1] if name else None

@@ -1,0 +1,376 @@
+"use strict";
+// Draws what the page's data holds: charts with a common crosshair, sample grids and histograms with a common step.
+// Text reaches the page by textContent and attributes alone, never as markup.
+(() => {
+  const data = JSON.parse(document.getElementById("report-data").textContent);
+  const byId = (id) => document.getElementById(id);
+  const SMOOTHED_FROM = 50; // points; a curve of fewer is drawn as it is
+  const FRAME_MILLISECONDS = 300; // of playing
+  const state = { log: false, smoothing: 0.6, axis: "steps", cursor: null, position: 0, hidden: new Set() };
+
+  const make = (tag, attributes = {}, ...inside) => {
+    const svg = ["svg", "path", "line", "text", "circle", "g"].includes(tag);
+    const element = svg ? document.createElementNS("http://www.w3.org/2000/svg", tag) : document.createElement(tag);
+    for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+    element.append(...inside);
+    return element;
+  };
+
+  const written = (value) => {
+    if (Number.isInteger(value)) return Math.abs(value) < 1e15 ? value.toLocaleString("en") : value.toExponential(2);
+    const size = Math.abs(value);
+    return size >= 1e5 || size < 1e-3 ? value.toExponential(2) : String(Number(value.toPrecision(4)));
+  };
+
+  const short = (value) => {
+    const size = Math.abs(value);
+    if (size >= 1e9 || (size && size < 1e-3)) return value.toExponential(0).replace("+", "");
+    if (size >= 1e6) return Number((value / 1e6).toPrecision(4)) + "M";
+    if (size >= 1e4) return Number((value / 1e3).toPrecision(4)) + "k";
+    return String(Number(value.toPrecision(4)));
+  };
+
+  // Ticks at 1, 2 or 5 times a power of ten, about as many as asked for.
+  const ticks = (low, high, count) => {
+    const raw = (high - low) / count;
+    const power = 10 ** Math.floor(Math.log10(raw));
+    const step = [1, 2, 5, 10].find((each) => each * power >= raw * 0.999) * power;
+    const found = [];
+    for (let i = Math.ceil(low / step - 1e-9); i * step <= high + step * 1e-9; i++) found.push(i * step);
+    return found;
+  };
+
+  const logTicks = (low, high) => {
+    const decades = Math.log10(high / low);
+    if (decades < 0.7) return ticks(low, high, 4).filter((value) => value > 0);
+    const [every, factors] = decades < 2 ? [1, [1, 2, 5]] : [Math.ceil(decades / 5), [1]];
+    const found = [];
+    for (let i = Math.floor(Math.log10(low)); i <= Math.log10(high); i++) {
+      if (i % every === 0) found.push(...factors.map((each) => each * 10 ** i));
+    }
+    return found.filter((value) => value >= low && value <= high);
+  };
+
+  // An exponential mean that starts without bias; of means, where the curve was thinned to its extremes.
+  const smoothed = (curve) => {
+    const weight = state.smoothing;
+    let mean = 0, share = 0;
+    return (curve.m || curve.y).map((value) => {
+      mean = weight * mean + (1 - weight) * value;
+      share = weight * share + (1 - weight);
+      return mean / share;
+    });
+  };
+
+  // The position in rising numbers that is nearest to a value.
+  const nearest = (numbers, value) => {
+    let low = 0, high = numbers.length - 1;
+    while (high - low > 1) {
+      const middle = (low + high) >> 1;
+      if (numbers[middle] <= value) low = middle; else high = middle;
+    }
+    return Math.abs(numbers[high] - value) < Math.abs(numbers[low] - value) ? high : low;
+  };
+
+  // The last element whose step is not after this one, else the first.
+  const upTo = (items, step, stepOf) => {
+    const before = items.filter((item) => stepOf(item) <= step);
+    return before.length ? before[before.length - 1] : items[0];
+  };
+
+  const factor = (run) => (state.axis === "images" ? data.runs[run].batch_size : 1);
+  const longest = () => Math.max(1, ...data.charts.flatMap((chart) => chart.lines.map((line) => {
+    const { x } = data.runs[line.run].curves[line.name];
+    return x[x.length - 1] * factor(line.run);
+  })));
+
+  // A drawing area with axes; both kinds of chart stand in it.
+  const frame = (width, { x, y, log = false, ysuffix = "" }) => {
+    const box = { left: 50, right: 14, top: 8, bottom: 26, height: width < 500 ? 190 : 230 };
+    const [right, bottom] = [width - box.right, box.height - box.bottom];
+    const along = (value) => box.left + ((value - x[0]) / (x[1] - x[0])) * (right - box.left);
+    const scale = log ? Math.log : (value) => value;
+    const up = (value) => bottom - ((scale(value) - scale(y[0])) / (scale(y[1]) - scale(y[0]))) * (bottom - box.top);
+    const svg = make("svg", { viewBox: `0 0 ${width} ${box.height}`, width, height: box.height });
+    for (const value of log ? logTicks(...y) : ticks(...y, 4)) {
+      svg.append(make("line", { class: "gridline", x1: box.left, x2: right, y1: up(value), y2: up(value) }));
+      svg.append(make("text", { x: box.left - 7, y: up(value) + 4, "text-anchor": "end" }, short(value) + ysuffix));
+    }
+    svg.append(make("line", { class: "axis", x1: box.left, x2: right, y1: bottom, y2: bottom }));
+    for (const value of ticks(...x, Math.max(2, Math.floor(width / 110)))) {
+      const anchor = along(value) > right - 12 ? "end" : "middle";
+      svg.append(make("text", { x: along(value), y: box.height - 8, "text-anchor": anchor }, short(value)));
+    }
+    Object.assign(svg.dataset, { x: x.join(" "), y: y.join(" "), area: [box.left, box.top, right, bottom].join(" ") });
+    return { svg, along, up, box, right, bottom, value: (at) => x[0] + ((at - box.left) / (right - box.left)) * (x[1] - x[0]) };
+  };
+
+  // Eight colours; after them the same ones, dotted.
+  const colour = (line) => `c${line.colour % 8}${line.colour >= 8 ? " second" : ""}`;
+
+  const path = (points) => points.map(([x, y], i) => `${i ? "L" : "M"}${x.toFixed(2)} ${y.toFixed(2)}`).join("");
+
+  class Chart {
+    constructor(spec) {
+      this.spec = spec;
+      this.at = make("output");
+      this.legend = make("ul", { class: "legend" });
+      this.place = make("div");
+      this.values = spec.lines.map((line) => {
+        const value = make("b");
+        const kind = `swatch line ${line.floor ? "floor dashed" : colour(line)}`;
+        const item = make("li", {}, make("span", { class: kind }), `${line.label} `, value);
+        this.legend.append(item);
+        return { item, value };
+      });
+      this.figure = make("figure", { class: "chart" }, make("figcaption", {}, make("span", {}, spec.title), this.at), this.legend, this.place);
+      this.figure.dataset.title = spec.title;
+      this.width = 0;
+    }
+
+    lines() {
+      return this.spec.lines
+        .map((line, number) => ({ ...line, number, curve: data.runs[line.run].curves[line.name] }))
+        .filter((line) => !state.hidden.has(line.run));
+    }
+
+    draw() {
+      this.width = this.place.clientWidth;
+      if (!this.width) return; // not shown
+      const lines = this.lines();
+      this.values.forEach(({ item }, number) => { item.hidden = state.hidden.has(this.spec.lines[number].run); });
+      const drawable = (value) => !state.log || value > 0;
+      const values = lines.flatMap((line) => line.curve.y.filter(drawable));
+      let [low, high] = values.length ? [Math.min(...values), Math.max(...values)] : [state.log ? 0.1 : 0, 1];
+      if (state.log) [low, high] = low === high ? [low / 2, high * 2] : [low / 1.1, high * 1.1];
+      else {
+        const within = low >= 0 && high <= 1 && this.spec.title.toLowerCase().includes("score");
+        const room = (high - low) * 0.06 || Math.abs(high) * 0.1 || 1;
+        [low, high] = within ? [0, 1] : [low >= 0 && low < high / 2 ? 0 : low - room, high + room];
+      }
+      this.frame = frame(this.width, { x: [0, longest()], y: [low, high], log: state.log });
+      const { svg, along, up, box, bottom } = this.frame;
+      for (const line of lines) {
+        const { x, y } = line.curve;
+        const places = (ys) => x.map((step, i) => [step * factor(line.run), ys[i]]).filter((point) => drawable(point[1]))
+          .map((point) => [along(point[0]), up(point[1])]);
+        const kind = `curve ${line.floor ? "floor dashed" : colour(line)}`;
+        const smooth = state.smoothing > 0 && x.length > SMOOTHED_FROM && !line.floor;
+        const raw = make("path", { class: kind + (smooth ? " raw" : ""), d: path(places(y)) });
+        Object.assign(raw.dataset, { run: line.run, name: line.name });
+        svg.append(raw);
+        if (x.length === 1 && drawable(y[0])) svg.append(make("circle", { class: kind.replace("curve", "dot"), r: 3.5, cx: places(y)[0][0], cy: places(y)[0][1] }));
+        if (smooth) svg.append(make("path", { class: kind, d: path(places(smoothed(line.curve))) }));
+      }
+      this.marker = make("line", { class: "marker", y1: box.top, y2: bottom });
+      this.cross = make("g");
+      svg.append(this.marker, this.cross);
+      svg.setAttribute("role", "img");
+      svg.setAttribute("tabindex", "0");
+      svg.setAttribute("aria-label", `${this.spec.title}. ` + lines.map(({ label, curve: { x, y } }) =>
+        `${label}: ${written(y[y.length - 1])} at step ${written(x[x.length - 1])}, from ${written(Math.min(...y))} to ${written(Math.max(...y))}`).join(". ") + ". Arrow keys read the values.");
+      const value = (event) => {
+        const bounds = svg.getBoundingClientRect();
+        return this.frame.value(((event.clientX - bounds.left) / bounds.width) * this.width);
+      };
+      svg.addEventListener("pointermove", (event) => setCursor(value(event)));
+      svg.addEventListener("pointerleave", () => setCursor(null));
+      svg.addEventListener("click", (event) => {
+        if (state.axis === "steps" && data.steps.length) setPosition(nearest(data.steps, value(event)));
+      });
+      svg.addEventListener("keydown", (event) => this.key(event));
+      svg.addEventListener("blur", () => setCursor(null));
+      this.place.replaceChildren(svg);
+      this.drawCursor();
+      this.drawMarker();
+    }
+
+    key(event) {
+      const move = { ArrowLeft: -1, ArrowRight: 1, PageUp: -10, PageDown: 10, Home: -Infinity, End: Infinity }[event.key];
+      const lines = this.lines();
+      if (event.key === "Escape") setCursor(null);
+      if (move === undefined || !lines.length) return;
+      event.preventDefault();
+      const line = lines.reduce((best, each) => (each.curve.x.length > best.curve.x.length ? each : best));
+      const x = line.curve.x.map((step) => step * factor(line.run));
+      const from = state.cursor === null ? x.length : nearest(x, state.cursor);
+      setCursor(x[Math.max(0, Math.min(x.length - 1, from + move))]);
+      byId("readout").textContent = `${this.at.textContent}: ` + this.values.filter(({ item }) => !item.hidden).map(({ item }) => item.textContent).join(", ");
+    }
+
+    // The crosshair, and in the legend the values there; without it, the last ones.
+    drawCursor() {
+      if (!this.frame) return;
+      const { along, up, box, bottom } = this.frame;
+      this.cross.replaceChildren();
+      const lines = this.lines();
+      let at = null, distance = Infinity;
+      for (const line of lines) {
+        const { x, y } = line.curve;
+        const unit = factor(line.run);
+        const i = state.cursor === null ? x.length - 1 : nearest(x, state.cursor / unit);
+        this.values[line.number].value.textContent = written(y[i]);
+        if (state.cursor === null) continue;
+        if (Math.abs(x[i] * unit - state.cursor) < distance) [at, distance] = [x[i] * unit, Math.abs(x[i] * unit - state.cursor)];
+        if (!line.floor && (!state.log || y[i] > 0)) {
+          this.cross.append(make("circle", { class: `dot ${colour(line)}`, r: 4, cx: along(x[i] * unit), cy: up(y[i]) }));
+        }
+      }
+      if (at !== null) this.cross.prepend(make("line", { class: "cursor", x1: along(at), x2: along(at), y1: box.top, y2: bottom }));
+      const unit = state.axis === "images" ? "images" : "step";
+      this.at.textContent = at === null ? "last values" : unit === "step" ? `step ${written(at)}` : `${written(at)} images`;
+    }
+
+    // Where the slider stands.
+    drawMarker() {
+      if (!this.frame) return;
+      const step = data.steps[state.position];
+      const shown = state.axis === "steps" && data.steps.length > 1 && step <= longest();
+      this.marker.style.display = shown ? "" : "none";
+      if (shown) for (const end of ["x1", "x2"]) this.marker.setAttribute(end, this.frame.along(step));
+    }
+  }
+
+  class Histogram {
+    constructor(figure) {
+      this.run = Number(figure.dataset.run);
+      this.at = figure.querySelector(".at");
+      this.place = make("div");
+      this.legend = make("ul", { class: "legend" });
+      figure.append(this.legend, this.place);
+      this.figure = figure;
+    }
+
+    draw() {
+      const width = this.place.clientWidth;
+      if (!width) return;
+      const rows = data.runs[this.run].histograms;
+      const row = upTo(rows, data.steps[state.position], (each) => each.step);
+      const { edges, counts } = row;
+      const shares = Object.fromEntries(Object.entries(counts).map(([name, each]) => {
+        const sum = each.reduce((a, b) => a + b, 0);
+        return [name, each.map((count) => (sum ? (100 * count) / sum : 0))];
+      }));
+      const highest = Math.max(1, ...Object.values(shares).flat());
+      const { svg, along, up } = frame(width, { x: [edges[0], edges[edges.length - 1]], y: [0, highest * 1.05], ysuffix: "%" });
+      this.legend.replaceChildren();
+      Object.keys(data.histograms).forEach((name, colour) => {
+        const share = shares[name];
+        if (!share) return;
+        const outline = share.flatMap((value, i) => [[along(edges[i]), up(value)], [along(edges[i + 1]), up(value)]]);
+        const points = [[along(edges[0]), up(0)], ...outline, [along(edges[edges.length - 1]), up(0)]];
+        const bars = make("path", { class: `bars c${colour} ${name}`, d: path(points) });
+        bars.dataset.name = name;
+        svg.append(bars);
+        this.legend.append(make("li", {}, make("span", { class: `swatch c${colour}` }), data.histograms[name]));
+      });
+      svg.setAttribute("role", "img");
+      svg.setAttribute("aria-label", `Share of images by score at step ${row.step}`);
+      this.at.textContent = `step ${written(row.step)}`;
+      this.place.replaceChildren(svg);
+    }
+  }
+
+  const drawnCharts = [];
+  for (const spec of data.charts) {
+    const place = document.querySelector(`.charts[data-section="${spec.section}"]`);
+    const chart = new Chart(spec);
+    place.append(chart.figure);
+    drawnCharts.push(chart);
+  }
+  const histograms = [...document.querySelectorAll("figure.histogram")].map((figure) => new Histogram(figure));
+  document.body.append(make("output", { id: "readout", class: "unseen", "aria-live": "polite" }));
+
+  const drawAll = () => { for (const chart of drawnCharts) chart.draw(); };
+  const setCursor = (value) => {
+    state.cursor = value;
+    for (const chart of drawnCharts) chart.drawCursor();
+  };
+
+  // Pictures: each figure's size is that of the grid as it was written, so that nothing jumps.
+  const show = (image, picture, times = data.factor) => {
+    image.addEventListener("load", () => {
+      image.width = image.naturalWidth * times;
+      image.height = image.naturalHeight * times;
+    }, { once: true });
+    image.classList.toggle("enlarged", times > 1);
+    image.src = data.pictures[picture];
+  };
+  for (const figure of document.querySelectorAll("figure.reals")) show(figure.querySelector("img"), figure.dataset.picture);
+  for (const figure of document.querySelectorAll("figure.nearest")) show(figure.querySelector("img"), figure.dataset.picture, 1);
+
+  const setPosition = (position) => {
+    state.position = position;
+    const step = data.steps[position];
+    for (const figure of document.querySelectorAll("figure.grid")) {
+      const [own, picture] = upTo(data.runs[figure.dataset.run].grids, step, (grid) => grid[0]);
+      const image = figure.querySelector("img");
+      show(image, picture);
+      image.alt = `images generated at step ${own}`;
+      figure.querySelector(".at").textContent = `step ${written(own)}`;
+    }
+    for (const histogram of histograms) histogram.draw();
+    for (const chart of drawnCharts) chart.drawMarker();
+    if (!byId("position")) return;
+    byId("position").value = position;
+    byId("position").setAttribute("aria-valuetext", `step ${step}`);
+    byId("position-value").textContent = `step ${written(step)}`;
+  };
+
+  if (data.steps.length) setPosition(data.steps.length - 1);
+  if (byId("position")) {
+    const last = data.steps.length - 1;
+    let playing = null;
+    const stop = () => {
+      clearInterval(playing);
+      playing = null;
+      byId("play").textContent = "▶";
+      byId("play").setAttribute("aria-label", "Play");
+    };
+    byId("position").max = last;
+    byId("position").value = last;
+    byId("position").addEventListener("input", (event) => { stop(); setPosition(Number(event.target.value)); });
+    byId("play").addEventListener("click", () => {
+      if (playing !== null) { stop(); return; }
+      setPosition(state.position === last ? 0 : state.position + 1);
+      byId("play").textContent = "❚❚";
+      byId("play").setAttribute("aria-label", "Pause");
+      playing = setInterval(() => {
+        setPosition(state.position + 1);
+        if (state.position === last) stop();
+      }, FRAME_MILLISECONDS);
+    });
+  }
+
+  const sizes = data.runs.map((run) => run.batch_size);
+  if (byId("toolbar")) {
+    byId("toolbar").addEventListener("submit", (event) => event.preventDefault());
+    byId("log").addEventListener("change", (event) => { state.log = event.target.checked; drawAll(); });
+    byId("smoothing").addEventListener("input", (event) => {
+      state.smoothing = Number(event.target.value);
+      byId("smoothing-value").textContent = state.smoothing.toFixed(2);
+      drawAll();
+    });
+    byId("axis-choice").hidden = new Set(sizes).size < 2 || sizes.includes(null);
+    byId("axis").addEventListener("change", (event) => { state.axis = event.target.value; state.cursor = null; drawAll(); });
+  }
+  for (const box of document.querySelectorAll(".show-run")) {
+    box.addEventListener("change", () => {
+      const run = Number(box.dataset.run);
+      if (box.checked) state.hidden.delete(run); else state.hidden.add(run);
+      for (const figure of document.querySelectorAll(`figure[data-run="${run}"]`)) figure.hidden = !box.checked;
+      drawAll();
+    });
+  }
+  if (byId("all-settings")) {
+    byId("all-settings").addEventListener("change", (event) => byId("settings-table").classList.toggle("all", event.target.checked));
+  }
+
+  const observer = new ResizeObserver((entries) => {
+    for (const { target } of entries) {
+      const drawn = [...drawnCharts, ...histograms].find((each) => each.place === target);
+      if (drawn.width !== target.clientWidth) drawn.draw();
+    }
+  });
+  for (const each of [...drawnCharts, ...histograms]) observer.observe(each.place);
+})();

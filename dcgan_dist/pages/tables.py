@@ -1,0 +1,152 @@
+"""The page's tables: numbers, settings, environment. Every text of a run passes through ``escape``."""
+
+from collections.abc import Sequence
+from html import escape
+
+from dcgan_dist.config import LogConfig, TrainConfig, leaves
+from dcgan_dist.pages.gather import Run
+from dcgan_dist.pages.measures import GROUPS, Cell, Measure, measures
+
+_OF_THE_MACHINE = {
+    "data",
+    "loader",
+    "workers",
+    "cache_dir",
+    "cache_gigabytes",
+    "threads",
+    "timeout",
+    "tracker",
+    "project",
+}
+UNMARKED = _OF_THE_MACHINE | {name for name, _ in leaves(LogConfig())} | {"recipe"}
+"""Settings that say where a run ran and what it reported, not what it computed: a difference is shown, not marked."""
+
+
+def apart(runs: Sequence[Run]) -> list[str]:
+    """The settings, but those that change nothing that is computed, that are not the same in all runs."""
+    names = [name for name, _ in leaves(TrainConfig())]
+    return [name for name in names if name not in UNMARKED and len({run.settings.get(name) for run in runs}) > 1]
+
+
+def numbers(runs: Sequence[Run]) -> str:
+    """Last, best and floor of every scalar; a column for each run when there are several."""
+    found = measures(runs)
+    if not found:
+        return ""
+    single = len(runs) == 1
+    head = ["measure", *(["last", "best", "floor"] if single else [run.name for run in runs])]
+    if single and not any(cell and cell.floor is not None for measure in found for cell in measure.cells):
+        head.remove("floor")
+    if single and not any(measure.better for measure in found):
+        head.remove("best")
+    rows = []
+    for group, title in GROUPS.items():
+        of_group = [measure for measure in found if measure.group == group]
+        if of_group:
+            rows.append(f'<tr class="group"><th colspan="{len(head)}" scope="rowgroup">{title}</th></tr>')
+        rows += [_single(measure, head) if single else _several(measure) for measure in of_group]
+    lead = (
+        "<p>Best: over all evaluations. Floor: the same number between two halves of the data.</p>"
+        if any(measure.better for measure in found)
+        else ""
+    )
+    return lead + _table("numbers", head, rows=rows)
+
+
+def _single(measure: Measure, head: Sequence[str]) -> str:
+    cell = measure.cells[0]
+    assert cell is not None
+    columns = {
+        "last": _last(cell),
+        "best": "" if cell.best is None else f"{_number(cell.best)} <small>at {cell.best_step:,}</small>",
+        "floor": "" if cell.floor is None else _number(cell.floor),
+    }
+    return f"<tr>{_name(measure)}{''.join(f'<td>{columns[name]}</td>' for name in head[1:])}</tr>"
+
+
+def _several(measure: Measure) -> str:
+    cells = []
+    for place, cell in enumerate(measure.cells):
+        if cell is None:
+            cells.append(f'<td data-run="{place}">&ndash;</td>')
+            continue
+        lines = [_last(cell)]
+        if cell.best is not None:
+            lines.append(f"<small>best {_number(cell.best)} at {cell.best_step:,}</small>")
+        if cell.floor is not None:
+            lines.append(f"<small>floor {_number(cell.floor)}</small>")
+        won = ' class="won" title="the best of these runs"' if place in measure.winners else ""
+        cells.append(f'<td data-run="{place}"{won}>{"<br>".join(lines)}</td>')
+    return f"<tr>{_name(measure)}{''.join(cells)}</tr>"
+
+
+def _name(measure: Measure) -> str:
+    way = f" <small>{measure.better} is better</small>" if measure.better else ""
+    return f'<th scope="row">{_breakable(measure.name)}{way}</th>'
+
+
+def _last(cell: Cell) -> str:
+    return _number(cell.last) + ("" if cell.deviation is None else f" &plusmn; {_number(cell.deviation)}")
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value == int(value) and abs(value) < 1e15 else f"{value:.4g}"
+
+
+def settings(runs: Sequence[Run]) -> str:
+    """Every setting that is not as in the recipe, or not the same in all runs; the others on demand."""
+    if not any(run.settings for run in runs):
+        return ""
+    differing, rows = apart(runs), []
+    for name, _ in leaves(TrainConfig()):
+        if not any(name in run.settings for run in runs):
+            continue
+        cells, other = [], name in differing
+        for place, run in enumerate(runs):
+            value, recipe = run.settings.get(name), run.recipe.get(name)
+            shown = ""
+            if run.settings and value != recipe and name not in _OF_THE_MACHINE | {"recipe"}:
+                other = True
+                shown = f' class="{"noted" if name in UNMARKED else "differs"}"'
+            was = f"<br><small>{run.recipe_name.partition(' ')[0]}: {escape(recipe or 'none')}</small>" if shown else ""
+            cells.append(f'<td data-run="{place}"{shown}>{escape(value or "–")}{was}</td>')  # noqa: RUF001
+        kind = " ".join(["other" if other else "usual", *(["apart"] if name in differing else [])])
+        rows.append(f'<tr class="{kind}"><th scope="row">{_breakable(name)}</th>{"".join(cells)}</tr>')
+    compared = " or ".join(dict.fromkeys(run.recipe_name for run in runs if run.recipe_name))
+    several = " or between the runs" if len(runs) > 1 else ""
+    return (
+        f"<p>Marked: not as in {escape(compared)}.</p>"
+        '<p><label><input type="checkbox" id="all-settings"> '
+        f"show the settings too that differ neither from it{several}</label></p>"
+        + _table("settings", ["setting", *_columns(runs)], rows=rows)
+    )
+
+
+def environment(runs: Sequence[Run]) -> str:
+    """What the runs' numbers may depend on; marked where it is not the same in all."""
+    names = dict.fromkeys(name for run in runs for name in run.environment)
+    rows = []
+    for name in names:
+        values = [run.environment.get(name, "–") for run in runs]  # noqa: RUF001
+        cells = "".join(f'<td data-run="{place}">{escape(value)}</td>' for place, value in enumerate(values))
+        apart = ' class="apart"' if len(set(values)) > 1 else ""
+        rows.append(f'<tr{apart}><th scope="row">{_breakable(name)}</th>{cells}</tr>')
+    return _table("environment", ["fact", *_columns(runs)], rows=rows) if rows else ""
+
+
+def _breakable(name: str) -> str:
+    """A name that may be broken after its underscores and slashes, so that columns of names can be narrow."""
+    return escape(name).replace("/", "/<wbr>").replace("_", "_<wbr>")
+
+
+def _columns(runs: Sequence[Run]) -> list[str]:
+    return [run.name for run in runs] if len(runs) > 1 else ["value"]
+
+
+def _table(name: str, head: Sequence[str], *, rows: Sequence[str]) -> str:
+    """A table that scrolls inside the page when it is wider, with the keyboard too."""
+    columns = "".join(f'<th scope="col">{escape(text)}</th>' for text in head)
+    return (
+        f'<div class="scroll" tabindex="0" role="region" aria-label="Table of {name}"><table id="{name}-table">'
+        f"<thead><tr>{columns}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+    )

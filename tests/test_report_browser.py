@@ -1,0 +1,246 @@
+"""The page in a real browser: headless Chromium, driven by Playwright; skipped where one of them is missing."""
+
+import math
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dcgan_dist.pages import write_report
+from tests.runs import EDGES, made_run, training_rows
+
+api = pytest.importorskip("playwright.sync_api", reason="needs the Python package playwright")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = pytest.mark.skipif(not CHROMIUM, reason="needs chromium on PATH (apt-get install chromium)")
+
+WIDTHS = (400, 1600)
+QUALITY = [{"step": step, "eval/fid_e_n9": 30 - step / 100, "eval/fid_e_n9_floor": 5.0} for step in (100, 200)]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with api.sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=CHROMIUM)
+        yield started
+        started.close()
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A page about one run, one about two, and one about a run that has just begun."""
+    path = tmp_path_factory.mktemp("pages")
+    histograms = [
+        {"step": step, "edges": EDGES, "real": [0, 1, 1, 2 + step], "fake": [3, 1, 0, 0], "held_out": [1, 1, 1, 1]}
+        for step in (0, 200)
+    ]
+    one = made_run(
+        path / "flowers17-arch1-with-a-rather-long-name-<script>alert(1)<",
+        rows=[*training_rows(30), *QUALITY],
+        histograms=histograms,
+        grid_steps=[0, 100, 200, 300],
+    )
+    other = made_run(
+        path / "other", settings={"batch_size": 32, "lr": 1e-3}, rows=training_rows(20), grid_steps=[0, 150]
+    )
+    empty = made_run(path / "empty")
+    written = {"one": [one], "two": [one, other], "empty": [empty]}
+    for name, runs in written.items():
+        write_report([run.path for run in runs], path / f"{name}.html")
+    return {name: path / f"{name}.html" for name in written}
+
+
+@pytest.fixture
+def opened(browser: Any, pages: dict[str, Path]) -> Iterator[Any]:
+    """A function that opens a page by name; afterwards, nothing may have been said to the console."""
+    said: list[str] = []
+    contexts = []
+
+    def opens(name: str, *, width: int = 1600, scheme: str = "light") -> Any:
+        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on("dialog", lambda dialog: said.append(dialog.message))
+        page.goto(pages[name].as_uri())
+        return page
+
+    yield opens
+    for context in contexts:
+        context.close()
+    assert said == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("name", ["one", "two", "empty"])
+def test_a_page_fits_its_window(name: str, width: int, scheme: str, opened: Any) -> None:
+    page = opened(name, width=width, scheme=scheme)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    sizes = "[...document.querySelectorAll('svg text, small, td')].map(e => parseFloat(getComputedStyle(e).fontSize))"
+    assert min(page.evaluate(sizes)) >= 11
+    channels = page.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)")
+    assert (min(channels) > 200) == (scheme == "light")
+    if width == 400 and name != "empty":
+        widths = page.evaluate("[...document.querySelectorAll('.chart svg')].map(e => e.getBoundingClientRect().width)")
+        assert min(widths) > 300
+        assert page.evaluate("document.querySelector('figure.grid img').getBoundingClientRect().width") <= width
+
+
+DRAWN = """title => {
+  const figure = [...document.querySelectorAll('figure.chart')].find(each => each.dataset.title === title);
+  const svg = figure.querySelector('svg'), numbers = text => text.split(' ').map(Number);
+  const points = path => [...path.getAttribute('d').matchAll(/[ML](\\S+) (\\S+?)(?=L|$)/g)]
+    .map(match => [Number(match[1]), Number(match[2])]);
+  return {area: numbers(svg.dataset.area), x: numbers(svg.dataset.x), y: numbers(svg.dataset.y),
+    curves: Object.fromEntries([...svg.querySelectorAll('path[data-name]')]
+      .map(path => [path.dataset.run + path.dataset.name, points(path)]))};
+}"""
+
+
+def drawn(page: Any, title: str) -> tuple[dict[str, list[tuple[float, float]]], dict[str, Any]]:
+    """The points of each curve in a chart, from pixels back to the numbers of its axes (linear)."""
+    found = page.evaluate(DRAWN, title)
+    left, top, right, bottom = found["area"]
+    (low_x, high_x), (low_y, high_y) = found["x"], found["y"]
+    wide, high = (high_x - low_x) / (right - left), (high_y - low_y) / (bottom - top)
+    curves = {
+        name: [(low_x + (x - left) * wide, low_y + (bottom - y) * high) for x, y in points]
+        for name, points in found["curves"].items()
+    }
+    return curves, found
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_curves_are_the_metrics(width: int, opened: Any) -> None:
+    page = opened("one", width=width)
+    rows = training_rows(30)
+    for title, names in {"Loss": ("loss/d", "loss/g"), "Mean score": ("score/real", "score/fake")}.items():
+        curves, found = drawn(page, title)
+        x_pixel = 0.02 * (found["x"][1] - found["x"][0]) / (found["area"][2] - found["area"][0])
+        y_pixel = 0.02 * (found["y"][1] - found["y"][0]) / (found["area"][3] - found["area"][1])
+        assert list(curves) == [f"0{name}" for name in names]
+        for name in names:
+            points = curves[f"0{name}"]
+            assert [x for x, _ in points] == pytest.approx([row["step"] for row in rows], abs=x_pixel)
+            assert [y for _, y in points] == pytest.approx([row[name] for row in rows], abs=y_pixel)
+    assert [y for _, y in drawn(page, "eval/fid_e_n9")[0]["0eval/fid_e_n9_floor"]] == pytest.approx([5, 5], abs=0.1)
+
+
+def test_the_log_scale_and_smoothing_draw_anew(opened: Any) -> None:
+    page = opened("one")
+    before = drawn(page, "Loss")[1]
+    page.check("#log")
+    after = drawn(page, "Loss")[1]
+    _, top, _, bottom = after["area"]
+    low, high = after["y"]
+    for (_, pixel), row in zip(after["curves"]["0loss/g"], training_rows(30), strict=True):
+        share = (math.log(row["loss/g"]) - math.log(low)) / (math.log(high) - math.log(low))
+        assert bottom - share * (bottom - top) == pytest.approx(pixel, abs=0.02)
+    assert before["curves"] != after["curves"]
+    page.locator("#smoothing").fill("0.9")
+    assert page.inner_text("#smoothing-value") == "0.90"
+
+
+def test_hovering_reads_the_values(opened: Any) -> None:
+    page = opened("one")
+    rows = training_rows(30)
+    svg = page.locator("figure.chart[data-title=Loss] svg")
+    svg.scroll_into_view_if_needed()
+    left, _, right, _ = page.evaluate(DRAWN, "Loss")["area"]
+    svg.hover(position={"x": left + (right - left) * 0.5, "y": 60})
+    figure = page.locator("figure.chart[data-title=Loss]")
+    assert figure.locator("figcaption output").inner_text() == "step 150"
+    values = figure.locator(".legend b").all_inner_texts()
+    assert [float(value) for value in values] == pytest.approx([rows[14]["loss/d"], rows[14]["loss/g"]], rel=1e-3)
+    assert page.locator("line.cursor").count() == page.locator("figure.chart").count()  # in all charts
+    svg.focus()
+    page.keyboard.press("ArrowRight")
+    assert figure.locator("figcaption output").inner_text() == "step 160"
+    assert "step 160" in page.locator("#readout").text_content()
+    page.keyboard.press("Escape")
+    assert figure.locator("figcaption output").inner_text() == "last values"
+
+
+def test_the_slider_moves_all_pictures(opened: Any) -> None:
+    page = opened("two")
+    images = page.locator("figure.grid img")
+    labels = page.locator("figure.grid .at")
+    assert labels.all_inner_texts() == ["step 300", "step 150"]
+    slider = page.locator("#position")
+    slider.focus()
+    seen = {}
+    for expected in (("200", "150"), ("100", "150"), ("100", "0"), ("0", "0")):  # the newest grid that each run has
+        page.keyboard.press("ArrowLeft")
+        shown = labels.all_inner_texts()
+        assert shown == [f"step {step}" for step in expected]
+        seen[shown[0]] = images.first.get_attribute("src")
+        assert slider.get_attribute("aria-valuetext") == page.inner_text("#position-value")
+    assert len(set(seen.values())) == 3
+    assert page.locator("figure.histogram .at").inner_text() == "step 0"
+    page.keyboard.press("End")
+    assert page.locator("figure.histogram .at").inner_text() == "step 200"
+    red = page.evaluate("""async () => {
+      const image = document.querySelector('figure.grid img'); await image.decode();
+      const canvas = document.createElement('canvas').getContext('2d');
+      canvas.drawImage(image, 0, 0); return [...canvas.getImageData(9, 9, 1, 1).data];
+    }""")
+    assert red == pytest.approx([100, 0, 0, 255], abs=6)  # the fourth grid
+
+
+def test_playing_goes_to_the_end(opened: Any) -> None:
+    page = opened("one")
+    page.click("#play")
+    assert page.get_attribute("#play", "aria-label") == "Pause"
+    assert page.inner_text("#position-value") == "step 0"  # from the beginning again
+    api.expect(page.locator("#position-value")).to_have_text("step 300", timeout=10_000)
+    api.expect(page.locator("#play")).to_have_attribute("aria-label", "Play")
+
+
+def test_a_click_on_a_curve_moves_the_slider(opened: Any) -> None:
+    page = opened("one")
+    svg = page.locator("figure.chart[data-title=Loss] svg")
+    svg.scroll_into_view_if_needed()
+    left, _, right, _ = page.evaluate(DRAWN, "Loss")["area"]
+    svg.click(position={"x": left + (right - left) * 0.36, "y": 60})
+    assert page.inner_text("#position-value") == "step 100"
+
+
+def test_histograms_are_shares_of_images(opened: Any) -> None:
+    page = opened("one")
+    names = page.evaluate("[...document.querySelectorAll('.bars')].map(each => each.dataset.name)")
+    assert names == ["real", "fake", "held_out"]
+    area, high = page.evaluate("""() => { const svg = document.querySelector('figure.histogram svg');
+      return [svg.dataset.area.split(' ').map(Number), Number(svg.dataset.y.split(' ')[1])]; }""")
+    points = page.evaluate("document.querySelector('.bars').getAttribute('d')")
+    tops = [area[3] - float(part.split()[1]) for part in points[1:].split("L")][1:-1:2]
+    shares = [top / (area[3] - area[1]) * high for top in tops]
+    assert shares == pytest.approx([0, 100 / 204, 100 / 204, 100 * 202 / 204], abs=0.02)
+
+
+def test_a_run_can_be_hidden_and_images_be_the_axis(opened: Any) -> None:
+    page = opened("two")
+    assert len(drawn(page, "loss/d: discriminator")[0]) == 2
+    page.select_option("#axis", "images")
+    curves, _ = drawn(page, "loss/d: discriminator")
+    assert curves["0loss/d"][-1][0] == pytest.approx(300 * 16, rel=1e-3)
+    assert curves["1loss/d"][-1][0] == pytest.approx(200 * 32, rel=1e-3)
+    page.locator(".show-run").nth(1).uncheck()
+    assert list(drawn(page, "loss/d: discriminator")[0]) == ["0loss/d"]
+    assert page.locator("figure.grid:visible").count() == 1
+
+
+def test_all_settings_on_demand(opened: Any) -> None:
+    page = opened("one")
+    usual = page.locator("#settings-table tr.usual")
+    assert not usual.first.is_visible()
+    page.check("#all-settings")
+    assert usual.first.is_visible()
+
+
+def test_an_empty_run_has_a_page(opened: Any) -> None:
+    page = opened("empty")
+    assert "This run has no metrics yet." in page.inner_text("header")
+    assert page.locator("#toolbar, #position, svg").count() == 0
