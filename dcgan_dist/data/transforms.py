@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import logging
 import struct
 import warnings
 from contextlib import AbstractContextManager
@@ -22,12 +23,15 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 """What is decoded. Nothing else is tried: Pillow would run Ghostscript on an EPS file."""
 MAX_PIXELS = 64_000_000
 """An image whose header claims more is refused before anything is decoded."""
+MAX_SIDE = 65_535
+"""Pixels, as in a JPEG. Pillow's Lanczos takes memory for the number of pixels that one becomes."""
 LARGE_PIXELS = 8_000_000
 """Images with more take hundreds of megabytes while they are decoded; a caller with many workers lets one at a time."""
 PNG_COMPRESSION = 6
 """zlib's level in shards; a constant, because the bytes of a shard must not depend on a default."""
 JPEG_QUALITY = 95
 """Of ``jpg`` in shards, with colour at full resolution (4:4:4)."""
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # else it prints what it raises too
 _PNG_START = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
 
 
@@ -182,6 +186,8 @@ def _check_size(image: Image.Image) -> None:
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise ValueError(f"has {width} x {height} pixels, more than {MAX_PIXELS:,}")
+    if max(width, height) > MAX_SIDE:
+        raise ValueError(f"has {width} x {height} pixels, a side of more than {MAX_SIDE:,}")
 
 
 def _fitted(image: Image.Image, target: Target) -> Pixels:
@@ -205,7 +211,10 @@ def _flattened(image: Image.Image, channels: int) -> Image.Image:
     """The image in mode RGB or L, 8 bits, opaque."""
     if image.mode.startswith("I;16"):
         values = np.asarray(image).astype(np.uint32)
-        image = Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
+        values *= 255
+        values += 32767
+        values //= 65535
+        image = Image.fromarray(values.astype(np.uint8))
     if image.mode in ("I", "F"):
         raise ValueError(f"pixels of 32 bits (mode {image.mode}) have no known white")
     if image.has_transparency_data:

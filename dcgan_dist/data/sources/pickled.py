@@ -9,6 +9,7 @@ many as it needs. The first fence also refuses what would cost memory or time wi
 import io
 import pickle
 import pickletools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,10 @@ from numpy.typing import NDArray
 
 from dcgan_dist.data.errors import DamagedError
 
+MAX_OPCODES = 1_000_000
+"""CIFAR's files have some 30,000; each opcode may make an object."""
+MAX_TUPLES = 1000
+"""They have six. A hash of tuples in tuples, too deep, ends the process."""
 _NUMBERS = ("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT", "NEWTRUE", "NEWFALSE")
 _TEXTS = (
     *("STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
@@ -49,22 +54,40 @@ def plain_values(data: bytes) -> Any:
 def _check_opcodes(data: bytes) -> None:
     """Raise ValueError at an opcode that plain values do not need."""
     tuples: set[int] = set()
-    puts = 0
+    puts = tuple_count = 0
     before = ""
-    for opcode, argument, _ in pickletools.genops(data):
+    for count, (opcode, argument, _) in enumerate(pickletools.genops(data)):
         name = opcode.name
         if name not in _OPCODES:
             raise DamagedError(f"must hold plain values alone; the opcode {name} is refused")
+        tuple_count += name in _TUPLES
+        if count >= MAX_OPCODES or tuple_count > MAX_TUPLES:
+            raise DamagedError(f"must have at most {MAX_OPCODES:,} opcodes, and {MAX_TUPLES:,} for tuples")
         if name in _PUTS:
             place = puts if argument is None else int(argument)
-            if place > len(data):  # the unpickler would take memory for as many places
-                raise DamagedError(f"must use memory from place 0, got {place}")
+            if place > puts + 1:  # the unpickler would take memory for as many places
+                raise DamagedError(f"must use memory place by place, got {place:,} as number {puts:,}")
             puts += 1
             if before in _TUPLES:
                 tuples.add(place)
         elif name in _GETS and int(argument or 0) in tuples:  # tuples in tuples in tuples: a hash that never ends
             raise DamagedError("must not use a tuple twice")
         before = name
+
+
+class _StandIn:
+    """What a pickle may call in place of a class or function; it cannot be changed through it."""
+
+    __slots__ = ("_make",)
+
+    def __init__(self, make: Callable[..., Any]) -> None:
+        self._make = make
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self._make(*arguments)
+
+    def __setstate__(self, state: Any) -> None:
+        raise DamagedError("must give a state to arrays and types alone")
 
 
 class _Array:
@@ -112,12 +135,12 @@ def _encode(text: str, encoding: str) -> bytes:
 
 _STAND_INS: dict[tuple[str, str], Any] = {
     ("numpy", "ndarray"): "ndarray",  # only ever an argument
-    ("numpy", "dtype"): _DType,
-    ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
-    ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
-    ("numpy.core.numeric", "_frombuffer"): _from_buffer,
-    ("numpy._core.numeric", "_frombuffer"): _from_buffer,
-    ("_codecs", "encode"): _encode,
+    ("numpy", "dtype"): _StandIn(_DType),
+    ("numpy.core.multiarray", "_reconstruct"): _StandIn(_reconstruct),
+    ("numpy._core.multiarray", "_reconstruct"): _StandIn(_reconstruct),
+    ("numpy.core.numeric", "_frombuffer"): _StandIn(_from_buffer),
+    ("numpy._core.numeric", "_frombuffer"): _StandIn(_from_buffer),
+    ("_codecs", "encode"): _StandIn(_encode),
 }
 
 

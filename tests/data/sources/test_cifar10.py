@@ -144,7 +144,17 @@ def bad_pickles() -> dict[str, tuple[bytes, str]]:
         "cut": (GOOD[:-40], "is no pickle of plain values"),
         "empty": (b"", "is no pickle of plain values"),
         "text": (b"Hello", "is no pickle of plain values"),
-        "memory without end": (b"\x80\x02]r\xff\xff\xff\xff.", "must use memory from place 0, got 4294967295"),
+        "memory without end": (b"\x80\x02]r\xff\xff\xff\xff.", "must use memory place by place, got 4,294,967,295"),
+        "a state for a function": (
+            b"\x80\x02cnumpy.core.multiarray\n_reconstruct\n}U\x04evilK\x01sb.",
+            "must give a state to arrays and types alone",
+        ),
+        "a state for a class": (
+            b"\x80\x02cnumpy\ndtype\n}U\x04evilK\x01sb.",
+            "must give a state to arrays and types alone",
+        ),
+        "tuples in tuples without end": (b"\x80\x02})" + b"\x85" * 1_000_000 + b"K\x01s.", "1,000 for tuples"),
+        "lists without end": (b"\x80\x02" + b"]" * 1_000_001 + b".", "must have at most 1,000,000 opcodes"),
         "a hash without end": (pairs, "must not use a tuple twice"),
         "nothing on the stack": (b"\x80\x02e.", "is no pickle of plain values"),
         "nested tuples": (nested, "is no pickle of plain values|must have 'data'"),
