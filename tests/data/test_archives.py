@@ -226,6 +226,10 @@ BAD_TARS: dict[str, tuple[Callable[[], bytes], str]] = {
     "a PAX header of gigabytes": (lambda: tar_header(b"x", 3 * 2**30, PAX), "3,221,225,472 bytes of metadata"),
     "a name of gigabytes": (lambda: tar_header(b"x", 3 * 2**30, LONG_NAME), "3,221,225,472 bytes of metadata"),
     "headers without end": (lambda: tar_header(b"x", 0, PAX) * 20_000, "metadata|recursion"),
+    "a size beyond the end": (
+        lambda: tar_header(b"a.png", 1025, b"0"),
+        r"cut short: the member 'a\.png' ends outside of it",
+    ),
     "a negative size": (lambda: tar_header(b"a.png", -1024, b"0") + bytes(1024), "not a tar|backwards|damaged"),
     "a negative PAX header": (lambda: tar_header(b"x", -512, PAX) + bytes(1024), "not a tar|backwards|damaged"),
     "a size beyond all files": (lambda: tar_header(b"a.png", 2**62, b"0") + bytes(1024), "damaged|cut short|not a tar"),

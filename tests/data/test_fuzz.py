@@ -36,11 +36,11 @@ from tests.shared import REPOSITORY
 
 MEMORY_BYTES = 4 * 2**30
 """Of address space; Python and its libraries take 2 GB of it."""
-PEAK_BYTES = 1200 * 2**20
-"""Resident; an image of 64 million pixels may need 1,000 MB."""
+PEAK_BYTES = 1000 * 2**20
+"""Resident; a picture of tens of millions of pixels, which some headers claim, takes most of it."""
 CASE_SECONDS = 60
-LIBTIFF = re.compile(r"^(_?TIFF|tempfile\.tif: |\w+(Decode|PreDecode|Setup|State): ).*\n", re.MULTILINE)
-"""What libtiff prints when a TIFF is damaged; Pillow does not tell it not to."""
+LIBTIFF = re.compile(r"^[\w.]+: .*\n", re.MULTILINE)
+"""How libtiff tells that a TIFF is damaged; Pillow lets it."""
 CANARY = "canary"
 """A file that an attack would make: code by running, a member by its name."""
 

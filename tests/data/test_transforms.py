@@ -174,14 +174,46 @@ def test_grey_is_itu_601_luma() -> None:
     assert with_channels(np.full((1, 1, 3), (200, 100, 50), np.uint8), 1).tolist() == [[[124]]]
 
 
-def test_an_animation_gives_its_first_frame() -> None:
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF"])
+def test_an_animation_gives_its_first_frame(kind: str) -> None:
     frames = [Image.new("L", (4, 4), value) for value in (10, 200)]
+    options = {"lossless": True} if kind == "WEBP" else {}
     buffer = io.BytesIO()
-    frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:])
+    frames[0].save(buffer, kind, save_all=True, append_images=frames[1:], **options)
+    assert Image.open(buffer).n_frames == 2  # type: ignore[attr-defined]
     assert decode(buffer.getvalue(), target(2, 1)).tolist() == [[[10]] * 2] * 2
+
+
+@pytest.mark.parametrize("resize", ["area", "bilinear", "lanczos"])
+@pytest.mark.parametrize("crop", ["none", "center", "square"])
+@pytest.mark.parametrize("kind", ["PNG", "GIF", "WEBP", "TIFF", "BMP"])
+def test_one_pixel_fills_the_whole(kind: str, crop: Crop, resize: Resize) -> None:
+    options = {"lossless": True} if kind == "WEBP" else {}
     buffer = io.BytesIO()
-    frames[0].save(buffer, "WEBP", save_all=True, append_images=frames[1:], lossless=True)
-    assert decode(buffer.getvalue(), target(2, 1)).tolist() == [[[10]] * 2] * 2
+    Image.new("RGB", (1, 1), (10, 20, 30)).save(buffer, kind, **options)
+    np.testing.assert_array_equal(
+        decode(buffer.getvalue(), target(4, crop=crop, resize=resize)), np.full((4, 4, 3), (10, 20, 30))
+    )
+
+
+@pytest.mark.parametrize("resize", ["area", "bilinear", "lanczos"])
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_an_image_20_000_pixels_wide(kind: str, resize: Resize) -> None:
+    row = np.repeat(np.array([40, 80, 120, 160], np.uint8), 5000)
+    data = file_of(Image.fromarray(np.tile(row, (16, 1))), kind=kind)
+    squashed = decode(data, target(4, 1, resize=resize))[:, :, 0]
+    assert np.abs(squashed.astype(int) - [40, 80, 120, 160]).max() <= 2  # Lanczos overshoots
+    middle = decode(data, target(4, 1, crop="center", resize=resize))[:, :, 0]  # 16 x 16, on both sides of an edge
+    assert np.abs(middle.astype(int) - [80, 80, 120, 120]).max() <= 4
+    padded = decode(data, target(8, 1, crop="square", resize=resize))[:, :, 0]
+    assert [row.any() for row in padded] == [False, False, False, True, False, False, False, False]
+
+
+def test_the_longest_side_a_jpeg_can_have_is_read() -> None:
+    for size in ((65_535, 2), (2, 65_535)):
+        data = file_of(Image.new("L", size, 77))
+        for resize in ("area", "bilinear", "lanczos"):
+            assert decode(data, target(4, 1, resize=resize)).tolist() == [[[77]] * 4] * 4
 
 
 UPRIGHT = {1: "abcd", 2: "badc", 3: "dcba", 4: "cdab", 5: "acbd", 6: "cadb", 7: "dbca", 8: "bdac"}

@@ -110,6 +110,7 @@ BAD = {
         "line 3: must be a name and 3 numbers, got '000001.jpg",
     ),
     "other values": (ATTRIBUTES.replace("-1  1 -1", "-1  2 -1", 1), "Smiling must be 1 or -1, got '2'"),
+    "a face twice": (ATTRIBUTES + f"{NAMES[0]} 1 1 1\n", "line 9: '000001.jpg' is there twice"),
     "a face without line": (ATTRIBUTES.replace("000004", "100004"), "has no line for 'img_align_celeba/000004.jpg'"),
 }
 
@@ -120,6 +121,18 @@ def test_damaged_lists_are_named(name: str, downloads: Path, scratch: Path) -> N
     (downloads / "list_attr_celeba.txt").write_text(text)
     with pytest.raises(DamagedError, match=rf"celeba/list_attr_celeba\.txt.*{message}"):
         opened("celeba", downloads, scratch=scratch, label="Smiling")
+
+
+def test_parts_are_0_1_or_2(downloads: Path, scratch: Path) -> None:
+    (downloads / "list_eval_partition.txt").write_text(PARTS.replace("jpg 1", "jpg 3"))
+    with pytest.raises(DamagedError, match=r"list_eval_partition\.txt: a part must be 0, 1 or 2, got '3'"):
+        opened("celeba", downloads, scratch=scratch, split="train")
+
+
+def test_a_list_of_millions_of_lines_is_refused(downloads: Path, scratch: Path) -> None:
+    (downloads / "identity_CelebA.txt").write_bytes(b"\n" * 1_000_001)
+    with pytest.raises(ValueError, match=r"identity_CelebA\.txt: has more than 1,000,000 lines"):
+        opened("celeba", downloads, scratch=scratch)
 
 
 def test_known_checksums_are_told() -> None:

@@ -9,6 +9,7 @@ import pytest
 from torchvision.datasets import mnist as reference
 
 from dcgan_dist.data.errors import DamagedError
+from dcgan_dist.data.sources import mnist
 from dcgan_dist.data.transforms import Target
 from tests.data.made import files, opened, tar, zipped
 from tests.shared import SHARED, needs_shared
@@ -96,6 +97,12 @@ def test_damage_names_the_file(name: str, tmp_path: Path, scratch: Path) -> None
     folder = files(tmp_path / "in", {"train-images-idx3-ubyte": images, "train-labels-idx1-ubyte": labels})
     with pytest.raises(DamagedError, match=rf"in/train-(images|labels)\S+: .*{message}"):
         opened("mnist", folder, scratch=scratch)
+
+
+def test_millions_of_tiny_images_are_refused(tmp_path: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mnist, "MAX_IMAGES", 2)
+    with pytest.raises(ValueError, match=r"images-idx3-ubyte: must have at most 2 images, has 3"):
+        opened("mnist", files(tmp_path / "in", FOUR), scratch=scratch)
 
 
 def test_a_cut_gzip_is_damage(tmp_path: Path, scratch: Path) -> None:

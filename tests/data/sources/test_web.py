@@ -40,6 +40,22 @@ def test_somebody_elses_tars(tmp_path: Path, scratch: Path) -> None:
     assert found.notes == (f"ignored 2 other files in {one}",)
 
 
+def test_shards_of_webdatasets_own_writer(tmp_path: Path, scratch: Path) -> None:
+    from webdataset.writer import ShardWriter
+
+    (tmp_path / "in").mkdir()
+    with ShardWriter(str(tmp_path / "in" / "set-%03d.tar"), maxcount=3, verbose=0) as writer:
+        for seed in range(7):
+            writer.write({"__key__": f"{seed:03d}", "png": noise(seed), "cls": seed % 2, "json": {"seed": seed}})
+    found = opened("webdataset", tmp_path / "in", scratch=scratch)
+    assert found.classes == ("0", "1")
+    assert [(r.key, r.label) for r in found.records] == [
+        (f"set-{seed // 3:03d}/{seed:03d}", seed % 2) for seed in range(7)
+    ]
+    np.testing.assert_array_equal([r.image.pixels(RGB8) for r in found.records], [noise(seed) for seed in range(7)])
+    assert found.files[0].name == "set-000.tar"
+
+
 def test_a_folder_of_tars_and_a_lone_tar(tmp_path: Path, scratch: Path) -> None:
     (tmp_path / "in").mkdir()
     shard(tmp_path / "in" / "b.tar", 2)
