@@ -36,7 +36,6 @@ class RunDirectory:
         self.samples = path / "samples"
         self.reals = path / "reals.png"
         self.losses = path / "losses.png"
-        self.histograms = path / "histograms.jsonl"
         self.histogram_picture = path / "histograms.png"
         self.progress = path / "progress.gif"
         self.progress_webp = path / "progress.webp"

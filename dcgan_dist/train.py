@@ -28,7 +28,8 @@ from dcgan_dist.gan import Gan, build_gan
 from dcgan_dist.images import grid, write_png
 from dcgan_dist.loop import DivergenceError, Training, train
 from dcgan_dist.models import build_networks
-from dcgan_dist.pictures import plot_losses, write_progress
+from dcgan_dist.pages import write_report
+from dcgan_dist.pictures import plot_histograms, plot_losses, write_comparison, write_progress
 from dcgan_dist.run_directory import RunDirectory, new_run_id, open_run
 from dcgan_dist.summary import summary
 from dcgan_dist.tracking import ConsoleSink, JsonLines, Tracker, WandbSink, check_wandb_mode
@@ -247,6 +248,8 @@ def _run(job: _Job) -> None:
         if not done:
             stopped.append(f"{runtime.stop.received or 'a signal to another rank'} at step {training.step}")
     if runtime.is_main:
+        for sentence in write_report([run.path], run.report):  # once status.json says how the run ended
+            job.console.print(sentence)
         _say_goodbye(job, step=training.step, steps=training.step - first_step, seconds=seconds)
 
 
@@ -301,6 +304,8 @@ def _write_last_pictures(run: RunDirectory, tracker: Tracker, *, step: int) -> N
     if run.metrics.stat().st_size:
         plot_losses(run)
         tracker.picture(step, "losses", path=run.losses)
+    plot_histograms(run)
+    write_comparison(run)
     write_progress(run)
 
 
@@ -338,7 +343,7 @@ def _say_goodbye(job: _Job, *, step: int, steps: int, seconds: float) -> None:
     else:
         say(f"stopped at step {step}, saved; go on with --run_dir {run.path} --resume")
     grids = [path for _, path in run.sample_grids()[-1:]]
-    pictures = [str(path) for path in (*grids, run.reals, run.losses, run.progress) if path.exists()]
+    pictures = [str(path) for path in (*grids, run.comparison, run.losses, run.progress, run.report) if path.exists()]
     say(f"look at {', '.join(pictures)}")
     say(f"more images: dcgan-sample {run.path} --count 64 --seed 1 --out grid.png")
 
