@@ -92,6 +92,7 @@ def _evaluated(task: Task, runtime: Runtime) -> dict[str, Any]:
     return {
         **_of(found, reals),
         "generator": "average" if has_average else "last",
+        "processes": runtime.world_size,
         "extractor": result.extractor,
         "count": result.count,
         "images": result.images,

@@ -146,6 +146,7 @@ def test_without_a_launcher_and_with_one(run: Path, shards: Path) -> None:
         command = [*launcher, "-m", "dcgan_dist.eval", str(run), *PIXELS, "--json"]
         done = subprocess.run(command, env=environment, cwd=REPOSITORY, capture_output=True, text=True, check=True)
         found.append(json.loads(done.stdout))
+    assert [result["processes"] for result in found] == [1, 2]
     assert found[1]["measures"] == pytest.approx(found[0]["measures"], rel=1e-9)
 
 
