@@ -161,21 +161,14 @@ def read_contents(directory: Path) -> Contents:
     return contents
 
 
-def read_pixels(index: Index, *, out: Pixels | None = None, threads: int | None = None) -> Pixels:
+def read_pixels(index: Index) -> Pixels:
     """All images, uint8 (N, H, W, C), in the order of ``index.labels``; shards are decoded in parallel.
-
-    Args:
-        index: What to read.
-        out: Where to write them, of shape ``index.shape``, for example shared memory; a new array by default.
-        threads: How many; by default one for each core this process may use.
 
     Raises:
         ValueError: If a shard is missing, has another size than the index says, or an image is damaged.
         OSError: If a shard cannot be read.
     """
-    pixels = np.empty(index.shape, np.uint8) if out is None else out
-    assert pixels.shape == index.shape
-    assert pixels.dtype == np.uint8
+    pixels = np.empty(index.shape, np.uint8)
     bounds = np.searchsorted(index.entries["shard"], np.arange(len(index.contents.shards) + 1))
 
     def read(shard: int) -> None:
@@ -183,7 +176,7 @@ def read_pixels(index: Index, *, out: Pixels | None = None, threads: int | None 
         for row in range(bounds[shard], bounds[shard + 1]):
             pixels[row] = _decode_row(index, row, data)
 
-    with ThreadPoolExecutor(threads or cores()) as pool:
+    with ThreadPoolExecutor(cores()) as pool:
         for _ in pool.map(read, range(len(index.contents.shards))):
             pass  # so that an error in a thread is raised here
     return pixels
