@@ -18,21 +18,16 @@ from torch import Tensor, nn
 from dcgan_dist import checkpoint
 from dcgan_dist.checkpoint import Checkpoint
 from dcgan_dist.cli import fail, tell
-from dcgan_dist.config import ComputeConfig, QualityConfig, TrainConfig, changed
+from dcgan_dist.config import ComputeConfig, EvaluationConfig, TrainConfig, changed
 from dcgan_dist.distributed import collectives
 from dcgan_dist.distributed.failure import PeerError, attended, last_words
 from dcgan_dist.distributed.runtime import Runtime, start
 from dcgan_dist.evaluation import Report, evaluate, prepare
 from dcgan_dist.metrics.extractors import download_inception
+from dcgan_dist.metrics.quality import BETTER
 from dcgan_dist.models import build_networks
 from dcgan_dist.real_features import RealImages, open_real_images
 from dcgan_dist.scoring import read_files, score
-
-BETTER = {"fid": "lower", "kid": "lower", "is": "higher", "precision": "higher", "recall": "higher"} | {
-    "density": "higher",
-    "coverage": "higher",
-}
-"""Measures in the order of the table; the others are deviations of these."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +38,7 @@ class Task:
     """A run directory or a checkpoint."""
     data: str
     """Shards; "" for the run's."""
-    settings: QualityConfig
+    settings: EvaluationConfig
     download: bool
     """Whether Inception's weights may be fetched."""
     files: tuple[Path, ...]

@@ -238,19 +238,28 @@ class LogConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class QualityConfig:
-    """How the quality of a generator's images is measured."""
+class EvaluationConfig:
+    """How a generator's images are measured."""
 
-    extractor: str = "efflite0"
-    """Network whose features are compared: efflite0, inception or pixels."""
+    eval_every: int = 0
+    """Steps between evaluations of quality and variety; the last step always has one. 0 is none."""
+    extractor: Literal["auto", "efflite0", "inception", "pixels", "none"] = "auto"
+    """Network whose features quality is measured with; docs/metrics.md. auto: efflite0 where the extra eval is
+    installed, else none: variety alone is measured, which needs no network."""
     eval_count: int = 2048
     """Generated images that are measured, and real ones they are compared with, if there are so many."""
     eval_resize: int = 0
     """Pixels a side that images are resized to for the extractor; 0 for its own number."""
     extractor_weights: str = ""
     """File of the weights of extractor inception; default: $DCGAN_INCEPTION_WEIGHTS, or where torch keeps downloads."""
+    best_metric: Literal["auto", "fid", "kid", "is", "precision", "recall", "density", "coverage", "collapse"] = "auto"
+    """What best/ is chosen by. auto: kid when quality is measured, else the score of collapse."""
+    on_collapse: Literal["warn", "rollback"] = "warn"
+    """What an alarm of collapse does besides saying so. rollback: go back to best/ with a lower learning rate, as
+    on_divergence does."""
 
     def __post_init__(self) -> None:
+        _not_negative("eval_every", self.eval_every)
         _positive("eval_count", self.eval_count)
         _not_negative("eval_resize", self.eval_resize)
 
@@ -299,6 +308,7 @@ class TrainConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
     images: DataConfig = field(default_factory=DataConfig)
     compute: ComputeConfig = field(default_factory=ComputeConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     log: LogConfig = field(default_factory=LogConfig)
     run: RunConfig = field(default_factory=RunConfig)
 
@@ -360,8 +370,9 @@ def without_effect(config: TrainConfig) -> list[str]:
         if getattr(optim, name) != getattr(OptimConfig(), name):
             found.append(f"{name} {getattr(optim, name)} has no effect with optimizer {optim.optimizer}")
     for name in ("rollback_lr_factor", "max_rollbacks"):
-        if optim.on_divergence == "stop" and getattr(optim, name) != getattr(OptimConfig(), name):
-            found.append(f"{name} has no effect with on_divergence stop")
+        never = optim.on_divergence == "stop" and config.evaluation.on_collapse == "warn"
+        if never and getattr(optim, name) != getattr(OptimConfig(), name):
+            found.append(f"{name} has no effect with on_divergence stop and on_collapse warn")
     if optim.fresh_z and optim.update == "simultaneous":
         found.append("fresh_z has no effect with update simultaneous, which has one z")
     for name in ("instance_noise_decay", "instance_noise_on"):
@@ -374,6 +385,9 @@ def without_effect(config: TrainConfig) -> list[str]:
         local = not images.data.startswith(("https:", "http:", "s3:"))
         if local and getattr(images, name) != getattr(DataConfig(), name):
             found.append(f"{name} has no effect with data on this machine")
+    for name, value in leaves(config.evaluation):
+        if not config.evaluation.eval_every and value != getattr(EvaluationConfig(), name):
+            found.append(f"{name} has no effect with eval_every 0")
     if config.log.tracker == "none" and config.log.project != LogConfig().project:
         found.append("project has no effect with tracker none")
     return found

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dcgan_dist.cli import fail, is_first_process
-from dcgan_dist.config import QualityConfig
+from dcgan_dist.config import EvaluationConfig
 
 DESCRIPTION = """Measure the images of a trained generator against the data: FID, KID, IS, precision, recall, density
 and coverage, each beside its floor, the same number between two parts of the data. docs/metrics.md says what they mean.
@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Evaluate a run's or checkpoint's networks; see ``--help``."""
     arguments = _arguments(argv)
     try:
-        settings = QualityConfig(
+        settings = EvaluationConfig(
             extractor=arguments.extractor,
             eval_count=arguments.count,
             eval_resize=arguments.resize,
@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The parsed arguments; the first process alone tells of mistakes and prints help."""
-    defaults = QualityConfig()
+    defaults = EvaluationConfig()
     parser = argparse.ArgumentParser(
         prog="dcgan-eval",
         description=DESCRIPTION,
@@ -69,7 +69,8 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--extractor",
-        default=defaults.extractor,
+        default="efflite0",
+        choices=("efflite0", "inception", "pixels"),
         metavar="NAME",
         help="network for features: efflite0, inception or pixels (default: %(default)s)",
     )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from dcgan_dist.config import NetworkConfig, QualityConfig
+from dcgan_dist.config import EvaluationConfig, NetworkConfig
 from dcgan_dist.distributed import collectives
 from dcgan_dist.distributed.draws import sample_latent
 from dcgan_dist.metrics.extractors import build_extractor
@@ -52,7 +52,7 @@ class Evaluation:
 
 
 def prepare(
-    settings: QualityConfig,
+    settings: EvaluationConfig,
     reals: RealImages,
     *,
     device: torch.device,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dcgan_dist import files, real_features
-from dcgan_dist.config import DataConfig, NetworkConfig, QualityConfig
+from dcgan_dist.config import DataConfig, EvaluationConfig, NetworkConfig
 from dcgan_dist.data.shards import read_index, read_pixels
 from dcgan_dist.distributed import collectives
 from dcgan_dist.distributed.draws import sample_latent
@@ -170,7 +170,7 @@ def test_names_say_extractor_count_and_floor(flower_shards: Path, tmp_path: Path
 
 
 def test_an_extractor_without_classes_has_no_is(flower_shards: Path, tmp_path: Path) -> None:
-    settings = QualityConfig(extractor="pixels", eval_resize=8, eval_count=30)
+    settings = EvaluationConfig(extractor="pixels", eval_resize=8, eval_count=30)
     real = prepare(settings, reals(copied(flower_shards, tmp_path)), device=CPU)
     found = evaluate(generator(), real, seed=0, network=NETWORK)
     assert list(found.measures) == list(found.floor) == [name for name in MEASURES if not name.startswith("is")]
@@ -192,7 +192,7 @@ def test_the_data_themselves_score_best(flower_shards: Path) -> None:
 
 def test_progress_is_told(flower_shards: Path, tmp_path: Path) -> None:
     told: list[tuple[str, int, int]] = []
-    settings = QualityConfig(extractor="pixels", eval_count=20)
+    settings = EvaluationConfig(extractor="pixels", eval_count=20)
     directory = copied(flower_shards, tmp_path)
     real = prepare(settings, reals(directory), device=CPU, report=lambda *what: told.append(what))
     evaluate(generator(), real, seed=0, network=NETWORK, report=lambda *what: told.append(what))
@@ -204,7 +204,7 @@ def test_a_generator_with_images_in_0_to_1_and_grey_ones(flower_shards: Path, tm
     grey = tiny.narrow("flowers17-arch1", channels=1, value_range=(0.0, 1.0)).network
     found = open_real_images(DataConfig(data=str(copied(flower_shards, tmp_path))), grey)
     assert found.pixels(0, 5).shape == (5, 1, 32, 32)
-    real = prepare(QualityConfig(extractor="pixels", eval_count=20), found, device=CPU)
+    real = prepare(EvaluationConfig(extractor="pixels", eval_count=20), found, device=CPU)
     measures = evaluate(build_networks(grey, seed=1)[0], real, seed=0, network=grey).measures
     assert measures["fid"] > 0
 
@@ -225,9 +225,9 @@ def test_parts_and_mirrored_images(flower_shards: Path) -> None:
 
 def test_too_few_images_are_a_mistake(flower_shards: Path) -> None:
     with pytest.raises(ValueError, match="data must have at least 40 images to be measured against, has 39"):
-        prepare(QualityConfig(extractor="pixels"), reals(flower_shards, subset_size=39), device=CPU)
+        prepare(EvaluationConfig(extractor="pixels"), reals(flower_shards, subset_size=39), device=CPU)
     with pytest.raises(ValueError, match="eval_count must be at least 20, got 19"):
-        prepare(QualityConfig(extractor="pixels", eval_count=19), reals(flower_shards), device=CPU)
+        prepare(EvaluationConfig(extractor="pixels", eval_count=19), reals(flower_shards), device=CPU)
 
 
 # Kept features

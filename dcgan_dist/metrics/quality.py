@@ -8,6 +8,11 @@ from dcgan_dist.metrics.inception_score import inception_score
 from dcgan_dist.metrics.kid import kernel_distance
 from dcgan_dist.metrics.neighbours import neighbourhood
 
+BETTER = {"fid": "lower", "kid": "lower", "is": "higher", "precision": "higher", "recall": "higher"} | {
+    "density": "higher",
+    "coverage": "higher",
+}
+"""Which way each measure is better, in the order of tables; the others are deviations of these."""
 LEAST_IMAGES = 20
 """Of either side, for every measure to be defined."""
 

@@ -4,21 +4,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from dcgan_dist.metrics import quality
 from dcgan_dist.pages.gather import Run
 
-BETTER = {
-    "fid": "lower",
-    "kid": "lower",
-    "is": "higher",
-    "precision": "higher",
-    "recall": "higher",
-    "density": "higher",
-    "coverage": "higher",
-    "score": "lower",
-    "bins": "lower",
-    "duplicates": "lower",
-    "copies": "lower",
-}
+BETTER = quality.BETTER | {"score": "lower", "bins": "lower", "duplicates": "lower", "copies": "lower"}
 """Which way a measure of quality or collapse is better, by its first word.
 
 Losses and scores of a GAN have no better: each is the other's worse.
