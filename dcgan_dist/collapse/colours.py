@@ -26,7 +26,8 @@ def mean_colours(hue: Floats, saturation: Floats, weight: Floats) -> Doubles:
     """
     angle = np.deg2rad(hue)
     axes = [(weight * saturation * turn(angle)).sum(axis=1, dtype=np.float64) for turn in (np.cos, np.sin)]
-    return np.stack(axes, axis=1) / np.maximum(weight.sum(axis=1, dtype=np.float64), _BLACK)[:, None]
+    means: Doubles = np.stack(axes, axis=1) / np.maximum(weight.sum(axis=1, dtype=np.float64), _BLACK)[:, None]
+    return means
 
 
 def is_grey(pixels: Pixels) -> bool:
@@ -36,8 +37,8 @@ def is_grey(pixels: Pixels) -> bool:
 
 def brightness_points(pixels: Pixels) -> Doubles:
     """(N, 1): mean brightness of each image, 0 to 1."""
-    means: Doubles = pixels.mean(axis=(1, 2, 3), dtype=np.float64)
-    return means[:, None] / 255
+    means: Doubles = pixels.mean(axis=(1, 2, 3), dtype=np.float64)[:, None] / 255
+    return means
 
 
 def colour_points(pixels: Pixels) -> Doubles:

@@ -13,8 +13,8 @@ from dcgan_dist.collapse.pixels import Doubles, Floats, Integers, Pixels
 
 NEAR = 1 / 3
 """Of the median distance from a real image to its nearest other: images this near are near-duplicates or copies. A
-copy with noise of 20 grey levels lies within it on Flowers-17, MNIST and synthetic flowers, one moved by a pixel does
-not; of real images, none, 3 and 5 in 100 do (synthetic; MNIST; Flowers-17, which has photographs twice)."""
+copy with noise of 20 grey levels lies within it on Flowers-17, synthetic flowers and mostly MNIST; one moved by a pixel
+does not. Real images do too: none, 5 and 10 in 100 (synthetic; MNIST; Flowers-17, which has photographs twice)."""
 _ROWS, _COLUMNS = 512, 4096  # images compared at once: 25 MB
 
 

@@ -28,6 +28,8 @@ MOST_IMAGES = 20_000
 among more would take longer than all else; copies of the others are not seen."""
 FEWEST_IMAGES = 40
 """Of the data: a half of it has to fill two bins."""
+FEWEST_SAMPLES = 10
+"""To measure: MS-SSIM's ring needs 5, and no share is worth telling of fewer."""
 _FORMAT = 1  # of the bytes
 _CHUNK = 4096  # images at once
 
@@ -90,7 +92,7 @@ class Reference:
         """The reference that ``to_bytes`` wrote.
 
         Raises:
-            ValueError: If it is damaged or another version's.
+            ValueError: If it is cut short, something else or another version's.
         """
         try:
             arrays = safetensors.numpy.load(data)
@@ -140,8 +142,8 @@ def fit(data: Pixels, *, samples: int = SAMPLES, flip: bool = False, drawn: bool
     check_pixels(data, "data")
     if len(data) < FEWEST_IMAGES:
         raise ValueError(f"data must be at least {FEWEST_IMAGES} images to measure collapse against, got {len(data)}")
-    if samples < 2:
-        raise ValueError(f"samples must be at least 2, got {samples}")
+    if samples < FEWEST_SAMPLES:
+        raise ValueError(f"samples must be at least {FEWEST_SAMPLES}, got {samples}")
     rows = permutation(len(data), seed)[:MOST_IMAGES]
     half = len(rows) // 2
     samples = min(samples, half)

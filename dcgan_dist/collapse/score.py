@@ -8,9 +8,9 @@ PARTS = ("bins_js", "colour_js", "msssim", "duplicates")
 NDB is left out, because it nears 1 for every generator that is less than perfect; copies of the data, because they
 are as varied as the data."""
 ALARM = 0.35
-"""A score this high is a collapse. One part that has gone all the way makes 0.5. Measured (docs/collapse.md): 0.42
-and more for one colour only and for few images, 0.5 and more for collapsed generators; at most 0.27 for a sound one,
-early in training, and 0.1 later."""
+"""A score this high is a collapse, but for the first steps: an untrained generator makes one image. One part that has
+gone all the way makes 0.5. Measured (docs/collapse.md): 0.45 and more for one colour only and for 16 images, 0.57 and
+more for collapsed generators; for a sound one at most 0.29, from step 500, and less than 0.1 from step 2,000."""
 
 
 def score(values: Mapping[str, float], *, floors: Mapping[str, float], worst: Mapping[str, float]) -> float:

@@ -25,7 +25,7 @@ def disc(colour: tuple[int, int, int], behind: tuple[int, int, int] = (40, 60, 4
     [([350, 10], [1, 1], 0), ([350, 20], [1, 1], 5), ([0, 90], [1, 1], 45), ([10, 350, 350], [2, 1, 1], 0)],
 )
 def test_the_mean_of_hues_goes_round_the_circle(hues: list[float], weights: list[float], mean: float) -> None:
-    hue, weight = np.float32([hues]), np.float32([weights])
+    hue, weight = np.array([hues], np.float32), np.array([weights], np.float32)
     point = mean_colours(hue, np.full_like(hue, 0.8), weight)
     found, saturation = hue_and_saturation(point)[0]
     assert (found - mean + 180) % 360 - 180 == pytest.approx(0, abs=1e-4)

@@ -94,7 +94,7 @@ def test_half_of_the_modes_shows_in_bins_and_modes_but_not_in_pairs(reference: R
 def test_a_few_images_repeated(reference: Reference) -> None:
     found = short(measure(np.tile(unseen()[:16], (16, 1, 1, 1)), reference))
     assert found["duplicates"] == 1
-    assert found["score"] > 2 * ALARM
+    assert found["score"] > 1.5 * ALARM
     assert found["copies"] == 0
 
 
@@ -188,8 +188,8 @@ def test_what_cannot_be_measured_is_refused(reference: Reference) -> None:
     data = flowers(COUNT)[0]
     with pytest.raises(ValueError, match="data must be at least 40 images to measure collapse against, got 39"):
         fit(data[:39])
-    with pytest.raises(ValueError, match="samples must be at least 2, got 1"):
-        fit(data, samples=1)
+    with pytest.raises(ValueError, match="samples must be at least 10, got 9"):
+        fit(data, samples=9)
     with pytest.raises(ValueError, match="data must differ from each other"):
         fit(data[:1].repeat(100, axis=0))
     with pytest.raises(

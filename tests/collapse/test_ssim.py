@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from dcgan_dist.collapse import ssim
 from dcgan_dist.collapse.pixels import Doubles, Pixels
-from dcgan_dist.collapse.ssim import mean_similarity, scales, similarities
+from dcgan_dist.collapse.ssim import levels, mean_similarity, scales, similarities
 from tests.collapse.made import flowers
 
 
@@ -54,7 +55,7 @@ def test_it_is_what_the_paper_defines(height: int, width: int, channels: int) ->
     random = np.random.default_rng(0)
     left = random.integers(0, 256, (height, width, channels), np.uint8)
     right = (left * 0.5 + random.integers(0, 128, left.shape)).astype(np.uint8)
-    found = similarities(np.stack([left, right]), np.array([0, 1]), np.array([1, 1]))
+    found = similarities(levels(np.stack([left, right])), levels(np.stack([right, right])))
     assert found[0] == pytest.approx(by_definition(left, right), abs=1e-12)
     assert found[1] == pytest.approx(1, abs=1e-12)
     assert 0.1 < found[0] < 0.99
@@ -74,22 +75,31 @@ def test_it_agrees_with_torchmetrics() -> None:
     )
     whole = full[:, :, 5:-5, 5:-5].mean(dim=(1, 2, 3))
     theirs = contrast.clamp(min=0) ** (0.0448 / 0.3304) * whole.clamp(min=0) ** (0.2856 / 0.3304)
-    np.testing.assert_allclose(similarities(images, np.arange(4), np.arange(4, 8)), theirs.numpy(), atol=1e-9)
+    np.testing.assert_allclose(similarities(levels(images[:4]), levels(images[4:])), theirs.numpy(), atol=1e-9)
 
 
 def test_an_image_and_its_negative_are_not_alike() -> None:
     image = flowers(1)[0]
-    assert similarities(np.concatenate([image, 255 - image]), np.array([0]), np.array([1]))[0] == 0
+    assert similarities(levels(image), levels(255 - image)).tolist() == [0]
 
 
 def test_the_mean_over_pairs() -> None:
     images = flowers(40)[0]
-    whole = [similarities(images, np.array([i]), np.array([j]))[0] for i in range(12) for j in range(i)]
-    assert mean_similarity(images[:12], seed=0) == pytest.approx(np.mean(whole), abs=0.04)
+    # All pairs of five are one or two apart on a ring.
+    pairs = list(itertools.combinations(range(5), 2))
+    left, right = (levels(images[list(places)]) for places in zip(*pairs, strict=True))
+    assert mean_similarity(images[:5], seed=0) == pytest.approx(similarities(left, right).mean(), abs=1e-12)
     assert mean_similarity(images, seed=0) == mean_similarity(images, seed=0)
     assert mean_similarity(images, seed=0) != mean_similarity(images, seed=1)
     assert mean_similarity(images[:1].repeat(12, axis=0), seed=0) == pytest.approx(1, abs=1e-12)
     # Two images in equal shares, in turn or in random order: near half of the pairs are of one image.
     two = mean_similarity(images[:2].repeat(200, axis=0), seed=0)
-    apart = similarities(images, np.array([0]), np.array([1]))[0]
+    apart = similarities(levels(images[:1]), levels(images[1:2]))[0]
     assert two == pytest.approx((1 + apart) / 2, abs=0.03)
+
+
+def test_the_ring_closes_over_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = flowers(40)[0]
+    whole = mean_similarity(images, seed=0)
+    monkeypatch.setattr(ssim, "_CHUNK", 7)
+    assert mean_similarity(images, seed=0) == pytest.approx(whole, abs=1e-12)
