@@ -25,7 +25,7 @@ from dcgan_dist.distributed import collectives
 from dcgan_dist.files import sha256_of, sync, write_whole
 from dcgan_dist.gan import Gan, Player
 
-FORMAT = 2
+FORMAT = 3
 _OF_THE_MACHINE = {"data", "loader", "workers", "cache_dir", "cache_gigabytes", "threads", "timeout"}
 MAY_DIFFER = frozenset({*LENGTHS, *(name for name, _ in leaves(LogConfig())), *_OF_THE_MACHINE}) - {"sample_count"}
 """Settings that a resumed run may change. ``data`` is a path; the images themselves are compared by their index."""
@@ -137,6 +137,13 @@ def tidy(directory: Path, *, keep: int) -> None:
     _sweep(directory)
     for old in _directories(directory)[:-keep]:
         shutil.rmtree(old.rename(directory / f".{old.name}.removing"))
+
+
+def forget(directory: Path, *, after: int) -> None:
+    """Remove the checkpoints of steps past ``after``, which are to be made again."""
+    for path in _directories(directory):
+        if int(path.name.removeprefix("step-")) > after:
+            shutil.rmtree(path.rename(directory / f".{path.name}.removing"))
 
 
 def _sweep(directory: Path) -> None:

@@ -2,9 +2,11 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -17,6 +19,7 @@ from dcgan_dist.distributed.runtime import Runtime
 from dcgan_dist.game import ScoreCounter
 from dcgan_dist.gan import Gan
 from dcgan_dist.images import grid, to_images
+from dcgan_dist.judging import Judge
 from dcgan_dist.run_directory import RunDirectory
 from dcgan_dist.sampling import sample_pixels
 from dcgan_dist.steps import STEPS, StepResult
@@ -44,7 +47,13 @@ class Training:
     step: int = 0
     """Steps done."""
     rollbacks: int = 0
-    """How often the run has diverged and gone back."""
+    """How often the run has diverged or collapsed and gone back."""
+    judge: Judge | None = None
+    """None when nothing is measured."""
+    best: float | None = None
+    """Of the checkpoint in ``best``, lower is better; None before the first evaluation."""
+    is_alarmed: bool = False
+    """Whether the last evaluation found the samples collapsed."""
     clock: "Clock" = field(default_factory=lambda: Clock())
 
     def __post_init__(self) -> None:
@@ -122,19 +131,24 @@ class Training:
                 raise DivergenceError(
                     f"{error} ({self.rollbacks} rollbacks, as many as max_rollbacks allows, have not)"
                 ) from None
-            self._roll_back(error)
+            self._roll_back(str(error), to=self.run.checkpoints)
             return False
         return True
 
-    def _roll_back(self, error: DivergenceError) -> None:
+    def _roll_back(self, why: str, *, to: Path) -> None:
+        """Go back to the newest checkpoint in ``to``, with lower learning rates.
+
+        Raises:
+            DivergenceError: when none is whole.
+        """
         self.wait_for_checkpoint()
         try:
-            found, told = collectives.from_main(partial(checkpoint.newest, self.run.checkpoints))
-            assert found is not None, "train saves a checkpoint before the first step"
+            found, told = collectives.from_main(partial(checkpoint.newest, to))
+            assert found is not None, "there is one before anything can go wrong"
             collectives.on_all(partial(checkpoint.load, found, self.gan))
             checkpoint.check_loaded(self.gan)
         except ValueError as lost:
-            raise DivergenceError(f"{error}, and there is nothing to go back to: {lost}") from None
+            raise DivergenceError(f"{why}, and there is nothing to go back to: {lost}") from None
         self.step = found.step
         self.runtime.stop.rewound()
         self.rollbacks += 1
@@ -149,12 +163,40 @@ class Training:
         for sentence in told:
             self.tracker.say(sentence)
         self.tracker.say(
-            f"{error}: back to step {self.step} with the learning rates times {factor:g}, "
+            f"{why}: back to step {self.step} with the learning rates times {factor:g}, "
             f"rollback {self.rollbacks} of {optim.max_rollbacks}"
         )
 
-    def log(self) -> None:
-        """Read the last step's scalars, means over the global batch, and hand them to the tracker."""
+    def evaluate(self) -> dict[str, float] | None:
+        """Measure the samples; keep the best checkpoint; give the alarm. None after a rollback because of one.
+
+        Raises:
+            DivergenceError: when there is nothing to go back to.
+        """
+        assert self.judge is not None
+        with self.clock.measured("pause"):
+            found = self.judge.judge(self.gan)
+        if self.best is None or found.best < self.best:
+            self.best = found.best
+            self._save(self.run.best, keep=1)
+        if found.is_alarming and not self.is_alarmed:
+            self.is_alarmed = True
+            self.tracker.alert(
+                self.step, "collapse", f"the samples of step {self.step} have collapsed: see collapse/ in metrics.jsonl"
+            )
+        self.is_alarmed = found.is_alarming
+        config = self.gan.config
+        goes_back = found.is_alarming and config.evaluation.on_collapse == "rollback"
+        if goes_back and self.rollbacks < config.optim.max_rollbacks:
+            self._roll_back(f"the samples of step {self.step} have collapsed", to=self.run.best)
+            self.is_alarmed = False
+            collectives.from_main(partial(checkpoint.forget, self.run.checkpoints, after=self.step))
+            self.save()
+            return None
+        return found.scalars | {"collapse/alarm": float(found.is_alarming)}
+
+    def log(self, more: Mapping[str, float] = MappingProxyType({})) -> None:
+        """Read the last step's scalars, means over the global batch, and hand them and ``more`` to the tracker."""
         self._saver.check()
         gan, result = self.gan, self._result
         scalars = dict(result.scalars)
@@ -175,7 +217,7 @@ class Training:
         row |= {"images_seen": self.step * batch_size, **times}
         row["time/images_per_second"] = batch_size / times["time/step"]
         row |= {"comm/calls": self._traffic.calls, "comm/bytes": self._traffic.bytes}
-        self.tracker.scalars(self.step, row)
+        self.tracker.scalars(self.step, {**row, **more})
 
     def sample(self) -> None:
         """Write the grid of the fixed z, and histograms of D's scores."""
@@ -192,6 +234,9 @@ class Training:
 
     def save(self) -> None:
         """Begin to write a checkpoint; training may go on meanwhile."""
+        self._save(self.run.checkpoints, keep=self.gan.config.log.keep_checkpoints)
+
+    def _save(self, directory: Path, *, keep: int) -> None:
         state = {
             "world_size": self.runtime.world_size,
             "threads": torch.get_num_threads(),
@@ -199,10 +244,11 @@ class Training:
             "metrics_bytes": self.tracker.metrics_bytes(),
             "run_id": self.run_id,
             "rollbacks": self.rollbacks,
+            "best": self.best,
+            "is_alarmed": self.is_alarmed,
         }
         with self.clock.measured("pause"):
-            keep = self.gan.config.log.keep_checkpoints
-            self._saver.save(self.run.checkpoints, self.gan, step=self.step, state=state, keep=keep)
+            self._saver.save(directory, self.gan, step=self.step, state=state, keep=keep)
 
     def wait_for_checkpoint(self) -> None:
         """Return when the last checkpoint is on disk.
@@ -238,11 +284,19 @@ def train(training: Training, *, after_step: Callable[[], None] = lambda: None) 
         logs, samples, saves = (
             last or training.step % every == 0 for every in (log.log_every, log.sample_every, log.checkpoint_every)
         )
-        if (logs or samples or saves) and not training.is_sound():
+        every = training.gan.config.evaluation.eval_every
+        evaluates = training.judge is not None and (last or training.step % every == 0)
+        if (logs or samples or saves or evaluates) and not training.is_sound():
             saved = training.step
             continue
-        if logs:
-            training.log()
+        measured: Mapping[str, float] | None = {}
+        if evaluates:
+            measured = training.evaluate()
+        if measured is None:
+            saved = training.step
+            continue
+        if logs or evaluates:
+            training.log(measured)
         if samples:
             training.sample()
         if saves:

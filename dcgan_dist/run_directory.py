@@ -43,6 +43,8 @@ class RunDirectory:
         self.comparison = path / "reals-and-fakes.png"
         self.report = path / "report.html"
         self.checkpoints = path / "checkpoints"
+        self.best = path / "best"
+        """The checkpoint that did best by ``best_metric``, in a directory of its own."""
         self.trace = path / "trace.json"
         self.status = path / "status.json"
         self.requeue = path / "requeue"

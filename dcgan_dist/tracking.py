@@ -194,6 +194,10 @@ class WandbSink:
     def histogram(self, step: int, name: str, *, counts: Sequence[int], edges: Sequence[float]) -> None:
         self._run.log({"step": step, name: self._histogram(np_histogram=(list(counts), list(edges)))})
 
+    def alert(self, title: str, text: str) -> None:
+        """Send an alert; people get a mail or a message if they want."""
+        self._run.alert(title, text)
+
     def close(self, *, failed: bool) -> None:
         self._run.finish(exit_code=int(failed))
 
@@ -228,6 +232,7 @@ class Tracker:
     ) -> None:
         self._metrics = metrics
         self._console = console
+        self._wandb = wandb
         self._sinks: list[Sink] = [sink for sink in (metrics, wandb, console) if sink is not None]
 
     def __enter__(self) -> Self:
@@ -254,6 +259,12 @@ class Tracker:
         """Counts between edges, made after ``step`` steps."""
         for sink in self._sinks:
             sink.histogram(step, name, counts=counts, edges=edges)
+
+    def alert(self, step: int, title: str, text: str) -> None:
+        """Tell people at the console, and those who watch W&B."""
+        self.say(f"warning: {text}")
+        if self._wandb is not None:
+            self._wandb.alert(title, text)
 
     def advance(self, step: int) -> None:
         """Called after every step; moves the progress bar."""

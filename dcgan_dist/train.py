@@ -26,7 +26,9 @@ from dcgan_dist.distributed.runtime import Runtime, start, wait_for
 from dcgan_dist.files import write_whole
 from dcgan_dist.gan import Gan, build_gan
 from dcgan_dist.images import grid, write_png
+from dcgan_dist.judging import Judge
 from dcgan_dist.loop import DivergenceError, Training, train
+from dcgan_dist.metrics import efflite0
 from dcgan_dist.models import build_networks
 from dcgan_dist.pages import write_report
 from dcgan_dist.pictures import plot_histograms, plot_losses, write_comparison, write_progress
@@ -123,6 +125,7 @@ class _Job:
     """Silent on all ranks but the main one."""
     gan: Gan
     loader: Loader
+    judge: Judge | None
     run: RunDirectory
     resumed: checkpoint.Checkpoint | None
     total_steps: int
@@ -149,6 +152,11 @@ def _prepared(config: TrainConfig, runtime: Runtime) -> _Job:
     config = changed(config, {"loader": collectives.from_main(partial(_chosen_loader, config))})
     loader = open_loader(config.images, config.network, seed=config.seed, rows=rows, device=runtime.device)
     total_steps = config.steps(loader.image_count)
+    judge = None
+    if config.evaluation.eval_every and not config.run.dry_run:
+        config = changed(config, {"extractor": collectives.from_main(partial(_chosen_extractor, config))})
+        judge = Judge(config, device=runtime.device)
+        console.print(*judge.told, sep="\n", end="\n" if judge.told else "")
     _check_first_batch(config, gan, loader, device=runtime.device)
 
     resumed = None
@@ -177,16 +185,25 @@ def _prepared(config: TrainConfig, runtime: Runtime) -> _Job:
     if resumed:
         collectives.from_main(partial(checkpoint.tidy, run.checkpoints, keep=config.log.keep_checkpoints))
         collectives.from_main(partial(run.forget_samples, after=resumed.step))
+        collectives.from_main(partial(checkpoint.forget, run.best, after=resumed.step))
     return _Job(
         config=changed(config, {**loader.settings, "threads": torch.get_num_threads()}),
         runtime=runtime,
         console=console,
         gan=gan,
         loader=loader,
+        judge=judge,
         run=run,
         resumed=resumed,
         total_steps=total_steps,
     )
+
+
+def _chosen_extractor(config: TrainConfig) -> str:
+    """The setting ``extractor``; auto is efflite0 where it is installed."""
+    if config.evaluation.extractor == "auto":
+        return "efflite0" if efflite0.is_installed() else "none"
+    return config.evaluation.extractor
 
 
 def _chosen_loader(config: TrainConfig) -> str:
@@ -234,6 +251,9 @@ def _run(job: _Job) -> None:
                 run_id=run_id,
                 step=first_step,
                 rollbacks=resumed.state["rollbacks"] if resumed else 0,
+                judge=job.judge,
+                best=resumed.state["best"] if resumed else None,
+                is_alarmed=resumed.state["is_alarmed"] if resumed else False,
             )
             begin = time.monotonic()
             try:
@@ -243,7 +263,10 @@ def _run(job: _Job) -> None:
                 _note_failure(run, runtime, error)  # before W&B takes its time to finish
                 raise
             seconds = time.monotonic() - begin
+            nearest = job.judge.nearest(job.gan) if job.judge and done else None
             if runtime.is_main:
+                if nearest is not None:
+                    write_png(run.nearest, nearest)
                 _write_last_pictures(run, tracker, step=training.step)
         if not done:
             stopped.append(f"{runtime.stop.received or 'a signal to another rank'} at step {training.step}")

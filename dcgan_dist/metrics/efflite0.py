@@ -106,6 +106,14 @@ def load() -> EfficientNetLite0:
     return network.eval().requires_grad_(requires_grad=False)
 
 
+def is_installed() -> bool:
+    """Whether the package with the weights is."""
+    try:
+        return bool(importlib.metadata.files(PACKAGE))
+    except importlib.metadata.PackageNotFoundError:
+        return False
+
+
 def _weights() -> Path:
     try:
         files = importlib.metadata.files(PACKAGE) or []
