@@ -60,14 +60,12 @@ def _samples(given: Input) -> tuple[Members, NDArray[np.int64], list[str]]:
     others = 0
     for place, name in enumerate(visible.names):
         kind, key = ending(name), _key(name)
-        if kind in IMAGE_ENDINGS:
-            if key in images:
-                raise ValueError(
-                    f"{given.path}: a key must have one image, {key!r} has {visible.names[images[key]]!r} and {name!r}"
-                )
-            images[key] = place
-        elif kind == "cls":
-            classes[key] = place
+        if kind in (*IMAGE_ENDINGS, "cls"):
+            places, what = (classes, "class") if kind == "cls" else (images, "image")
+            if key in places:
+                first = visible.names[places[key]]
+                raise ValueError(f"{given.path}: a key must have one {what}, {key!r} has {first!r} and {name!r}")
+            places[key] = place
         elif kind.split(".")[0] in PICKLED_ENDINGS or kind.split(".")[-1] in PICKLED_ENDINGS:
             pickled.append(name)
         else:

@@ -98,6 +98,7 @@ def test_what_would_run_code_is_told_and_ignored(tmp_path: Path, scratch: Path) 
     ("members", "message"),
     [
         ({"1.jpg": b"", "1.png": b""}, "a key must have one image, '1' has '1.jpg' and '1.png'"),
+        ({"1.png": b"", "1.CLS": b"1", "1.cls": b"2"}, "a key must have one class, '1' has '1.CLS' and '1.cls'"),
         ({"1.png": b"", "2.png": b"", "2.cls": b"1"}, "every image must have a KEY.cls, or none; '1.png' has none"),
         ({"1.png": b"", "1.cls": b"cat"}, "'1.cls' must be the number of a class, got b'cat'"),
         ({"1.png": b"", "1.cls": b"-1"}, "must be the number of a class, got b'-1'"),
