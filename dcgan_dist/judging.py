@@ -28,8 +28,8 @@ class Judgement:
     """As they are logged."""
     best: float
     """What the run's best checkpoint is chosen by, turned so that lower is better."""
-    is_alarming: bool
-    """Whether the samples have collapsed."""
+    is_collapsed: bool
+    """Whether the score of collapse is that of an alarm."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Judge:
         return Judgement(
             scalars=scalars | {"time/eval": seconds},
             best=self._best(measures, collapse),
-            is_alarming=collapse is not None and collapse >= ALARM,
+            is_collapsed=collapse is not None and collapse >= ALARM,
         )
 
     def nearest(self, gan: Gan) -> NDArray[np.uint8] | None:

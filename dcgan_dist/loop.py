@@ -52,8 +52,8 @@ class Training:
     """None when nothing is measured."""
     best: float | None = None
     """Of the checkpoint in ``best``, lower is better; None before the first evaluation."""
-    is_alarmed: bool = False
-    """Whether the last evaluation found the samples collapsed."""
+    may_collapse: bool = False
+    """Whether the samples have been varied since the last alarm: every run begins with a generator of one image."""
     clock: "Clock" = field(default_factory=lambda: Clock())
 
     def __post_init__(self) -> None:
@@ -179,21 +179,19 @@ class Training:
         if self.best is None or found.best < self.best:
             self.best = found.best
             self._save(self.run.best, keep=1)
-        if found.is_alarming and not self.is_alarmed:
-            self.is_alarmed = True
-            self.tracker.alert(
-                self.step, "collapse", f"the samples of step {self.step} have collapsed: see collapse/ in metrics.jsonl"
-            )
-        self.is_alarmed = found.is_alarming
+        alarm = found.is_collapsed and self.may_collapse
+        self.may_collapse = not found.is_collapsed
+        if alarm:
+            why = f"the samples of step {self.step} have collapsed"
+            self.tracker.alert("collapse", f"{why}: see collapse/ in metrics.jsonl")
         config = self.gan.config
-        goes_back = found.is_alarming and config.evaluation.on_collapse == "rollback"
-        if goes_back and self.rollbacks < config.optim.max_rollbacks:
-            self._roll_back(f"the samples of step {self.step} have collapsed", to=self.run.best)
-            self.is_alarmed = False
+        if alarm and config.evaluation.on_collapse == "rollback" and self.rollbacks < config.optim.max_rollbacks:
+            self._roll_back(why, to=self.run.best)
+            self.may_collapse = True
             collectives.from_main(partial(checkpoint.forget, self.run.checkpoints, after=self.step))
             self.save()
             return None
-        return found.scalars | {"collapse/alarm": float(found.is_alarming)}
+        return found.scalars | {"collapse/alarm": float(alarm)}
 
     def log(self, more: Mapping[str, float] = MappingProxyType({})) -> None:
         """Read the last step's scalars, means over the global batch, and hand them and ``more`` to the tracker."""
@@ -245,7 +243,7 @@ class Training:
             "run_id": self.run_id,
             "rollbacks": self.rollbacks,
             "best": self.best,
-            "is_alarmed": self.is_alarmed,
+            "may_collapse": self.may_collapse,
         }
         with self.clock.measured("pause"):
             self._saver.save(directory, self.gan, step=self.step, state=state, keep=keep)

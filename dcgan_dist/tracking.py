@@ -260,7 +260,7 @@ class Tracker:
         for sink in self._sinks:
             sink.histogram(step, name, counts=counts, edges=edges)
 
-    def alert(self, step: int, title: str, text: str) -> None:
+    def alert(self, title: str, text: str) -> None:
         """Tell people at the console, and those who watch W&B."""
         self.say(f"warning: {text}")
         if self._wandb is not None:

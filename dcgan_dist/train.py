@@ -253,7 +253,7 @@ def _run(job: _Job) -> None:
                 rollbacks=resumed.state["rollbacks"] if resumed else 0,
                 judge=job.judge,
                 best=resumed.state["best"] if resumed else None,
-                is_alarmed=resumed.state["is_alarmed"] if resumed else False,
+                may_collapse=resumed.state["may_collapse"] if resumed else False,
             )
             begin = time.monotonic()
             try:
