@@ -85,4 +85,4 @@ def test_an_image_file_takes_few_bytes(
     tracemalloc.stop()
     assert len(found.records) == count
     assert held / count < 280  # bytes, of which two names take 190
-    assert peak / count < 700
+    assert peak < 500 * count + 2_000_000  # and files that are hashed at once, whatever the count
