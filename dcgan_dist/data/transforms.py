@@ -125,11 +125,6 @@ def encode(pixels: Pixels, kind: Format) -> bytes:
     return bytes(file)
 
 
-def encode_png(pixels: Pixels) -> bytes:
-    """A PNG file of pixels (H, W, 1 or 3), the same bytes every time."""
-    return encode(pixels, "png")
-
-
 def decode_stored(data: bytes, size: int, *, channels: int) -> Pixels:
     """Pixels (size, size, channels) of an image in a shard: PNG, JPEG or WEBP of exactly that shape, as it is.
 

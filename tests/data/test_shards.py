@@ -13,7 +13,7 @@ import pytest
 
 from dcgan_dist.data.shards import ENTRY, Index, read_index, read_pixels, read_rows, verify
 from dcgan_dist.data.sources import SOURCES, Request
-from dcgan_dist.data.transforms import encode_png
+from dcgan_dist.data.transforms import encode
 from tests.data.made import converted, noise, photos
 
 
@@ -46,7 +46,7 @@ def test_webdataset_reads_the_same(index: Index) -> None:
     pixels = read_pixels(index)
     assert all([name for name in sample if name[0] != "_"] == ["png", "cls"] for sample in samples)
     assert [int(sample["cls"]) for sample in samples] == index.labels.tolist()
-    assert [sample["png"] for sample in samples] == [encode_png(image) for image in pixels]
+    assert [sample["png"] for sample in samples] == [encode(image, "png") for image in pixels]
     assert {sample["__key__"] for sample in samples} == {f"{('cat', 'dog')[n % 2]}/{n:03d}" for n in range(20)}
 
 
