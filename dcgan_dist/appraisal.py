@@ -4,7 +4,7 @@ import contextlib
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,16 +18,20 @@ from torch import Tensor, nn
 from dcgan_dist import checkpoint
 from dcgan_dist.checkpoint import Checkpoint
 from dcgan_dist.cli import fail, tell
+from dcgan_dist.collapse.score import ALARM
 from dcgan_dist.config import ComputeConfig, EvaluationConfig, TrainConfig, changed
 from dcgan_dist.distributed import collectives
 from dcgan_dist.distributed.failure import PeerError, attended, last_words
 from dcgan_dist.distributed.runtime import Runtime, start
-from dcgan_dist.evaluation import Report, evaluate, prepare
+from dcgan_dist.evaluation import Report
+from dcgan_dist.images import write_png
+from dcgan_dist.judging import UNMEASURED, Judge, default_extractor
 from dcgan_dist.metrics.extractors import download_inception
 from dcgan_dist.metrics.quality import BETTER
 from dcgan_dist.models import build_networks
 from dcgan_dist.real_features import RealImages, open_real_images
 from dcgan_dist.scoring import read_files, score
+from dcgan_dist.words import counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +45,8 @@ class Task:
     settings: EvaluationConfig
     download: bool
     """Whether Inception's weights may be fetched."""
+    nearest: Path | None
+    """Where the picture of samples beside their nearest real images goes."""
     files: tuple[Path, ...]
     """To be scored; none: the generator is evaluated."""
     as_json: bool
@@ -80,23 +86,51 @@ def _evaluated(task: Task, runtime: Runtime) -> dict[str, Any]:
         download_inception()
     has_average = (found.path / "ema.safetensors").exists()
     generator = _network(found, config, "ema" if has_average else "generator", device=runtime.device)
-    reals = open_real_images(config.images, config.network)
+    settings, told = task.settings, list[str]()
+    if settings.extractor == "auto":
+        settings = replace(settings, extractor=default_extractor())
+        told = [UNMEASURED] if settings.extractor == "none" else []
     with _progress(runtime) as report:
-        real = prepare(task.settings, reals, device=runtime.device, report=report)
-        result = evaluate(generator, real, seed=config.seed, network=config.network, report=report)
-    return {
-        **_of(found, reals),
+        judge = Judge(replace(config, evaluation=settings), device=runtime.device, report=report)
+        judgement = judge.judge(generator)
+        if task.nearest is not None:
+            _write_nearest(judge, generator, task.nearest)
+    outcome: dict[str, Any] = {
+        **_of(found, judge.real_images),
         "generator": "average" if has_average else "last",
         "processes": runtime.world_size,
-        "extractor": result.extractor,
-        "count": result.count,
-        "images": result.images,
-        "floor_images": result.floor_images,
-        "features": real.told,
-        "measures": result.measures,
-        "floor": result.floor,
-        "metrics": result.scalars(),
+        "told": told + judge.told,
     }
+    if (result := judgement.quality) and (real := judge.real_features):
+        outcome |= {
+            "extractor": result.extractor,
+            "count": result.count,
+            "images": result.images,
+            "floor_images": result.floor_images,
+            "features": real.told,
+            "measures": result.measures,
+            "floor": result.floor,
+        }
+    if judgement.collapse is not None:
+        outcome |= {
+            "collapse": judgement.collapse,
+            "is_collapsed": judgement.is_collapsed,
+            "colours": [asdict(mode) for mode in judgement.colours],
+        }
+    return outcome | {"metrics": judgement.scalars()}
+
+
+def _write_nearest(judge: Judge, generator: nn.Module, path: Path) -> None:
+    """The picture of samples beside their nearest real images. Every rank calls it.
+
+    Raises:
+        ValueError: on every rank; there is none.
+        OSError: on every rank; it cannot be written.
+    """
+    picture = judge.nearest(generator)
+    if picture is None:
+        raise ValueError(f"nearest: {'; '.join(judge.told)}")
+    collectives.from_main(lambda: write_png(path, picture))
 
 
 def _scored(task: Task, runtime: Runtime) -> dict[str, Any]:
@@ -183,11 +217,19 @@ def _print(outcome: dict[str, Any], task: Task) -> None:
         for row in outcome["scores"]:
             probability = f"  {row['probability']:.1%} real" if "probability" in row else ""
             console.print(f"{row['logit']:+8.3f}{probability}  {row['file']}")
-    else:
-        _print_table(outcome, console)
+        return
+    for sentence in outcome["told"]:
+        console.print(sentence)
+    if "measures" in outcome:
+        _print_quality(outcome, console)
+    if "collapse" in outcome:
+        _print_variety(outcome, console)
+    seconds = outcome["metrics"]["time/eval"]
+    kept = f"; features of the real images: {outcome['features']}" if "features" in outcome else ""
+    console.print(f"{seconds:.1f} s{kept}")
 
 
-def _print_table(outcome: dict[str, Any], console: Console) -> None:
+def _print_quality(outcome: dict[str, Any], console: Console) -> None:
     count, images, floor_images = (outcome[name] for name in ("count", "images", "floor_images"))
     table = Table()
     table.add_column(outcome["extractor"])
@@ -198,7 +240,24 @@ def _print_table(outcome: dict[str, Any], console: Console) -> None:
         if name in outcome["measures"]:
             table.add_row(name, *(_with_deviation(outcome[side], name) for side in ("measures", "floor")), better)
     console.print(table, soft_wrap=False)
-    console.print(f"{outcome['metrics']['time/eval']:.1f} s; features of the real images: {outcome['features']}")
+
+
+def _print_variety(outcome: dict[str, Any], console: Console) -> None:
+    metrics = outcome["metrics"]
+    table = Table()
+    for heading in ("collapse", "samples", "floor: held-out data"):
+        table.add_column(heading, justify="left" if heading == "collapse" else "right")
+    for name, value in metrics.items():
+        if name.startswith("collapse/") and not name.endswith("_floor"):
+            floor = metrics.get(f"{name}_floor")
+            table.add_row(name.removeprefix("collapse/"), f"{value:.3f}", "" if floor is None else f"{floor:.3f}")
+    console.print(table, soft_wrap=False)
+    verdict = "collapsed" if outcome["is_collapsed"] else "no alarm"
+    reached = sum(mode["reached"] for mode in outcome["colours"])
+    console.print(
+        f"score {outcome['collapse']:.2f}, alarm from {ALARM}: {verdict}; "
+        f"{reached} of {counted(len(outcome['colours']), 'colour mode')} of the data reached"
+    )
 
 
 def _with_deviation(numbers: dict[str, float], name: str) -> str:

@@ -20,14 +20,17 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from dcgan_dist.config import LENGTHS, LogConfig, TrainConfig, changed, leaves
+from dcgan_dist.config import LENGTHS, EvaluationConfig, LogConfig, TrainConfig, changed, leaves
 from dcgan_dist.distributed import collectives
 from dcgan_dist.files import sha256_of, sync, write_whole
 from dcgan_dist.gan import Gan, Player
 
 FORMAT = 3
 _OF_THE_MACHINE = {"data", "loader", "workers", "cache_dir", "cache_gigabytes", "threads", "timeout"}
-MAY_DIFFER = frozenset({*LENGTHS, *(name for name, _ in leaves(LogConfig())), *_OF_THE_MACHINE}) - {"sample_count"}
+_OF_EVALUATIONS = {name for name, _ in leaves(EvaluationConfig())}
+MAY_DIFFER = frozenset(
+    {*LENGTHS, *(name for name, _ in leaves(LogConfig())), *_OF_THE_MACHINE, "eval_every", "extractor_weights"}
+) - {"sample_count"}
 """Settings that a resumed run may change. ``data`` is a path; the images themselves are compared by their index."""
 
 
@@ -176,13 +179,26 @@ def newest(directory: Path) -> tuple[Checkpoint | None, list[str]]:
     return None, told
 
 
+def newest_of_some(directory: Path) -> tuple[Checkpoint, list[str]]:
+    """As ``newest``, where there have to be checkpoints.
+
+    Raises:
+        ValueError: when there is none, or none verifies.
+    """
+    found, told = newest(directory)
+    if found is None:
+        raise ValueError(f"no checkpoint in {directory}")
+    return found, told
+
+
 def find(path: Path) -> Checkpoint:
-    """The checkpoint at ``path``, or the newest whole one of the run at ``path``; nothing is changed.
+    """The checkpoint at ``path``, or the newest whole one of the run, or of its ``best``, at ``path``; nothing changes.
 
     Raises:
         ValueError: when there is none.
     """
-    candidates = [path] if (path / "state.json").exists() else reversed(_directories(path / "checkpoints"))
+    inside = _directories(path / "checkpoints") or _directories(path)
+    candidates = [path] if (path / "state.json").exists() else inside[::-1]
     damaged = []
     for candidate in candidates:
         try:
@@ -260,10 +276,11 @@ def check_resumable(checkpoint: Checkpoint, config: TrainConfig, *, data_digest:
         ValueError: listing every difference.
     """
     saved = checkpoint.state["config"]
+    may_differ = MAY_DIFFER if saved["eval_every"] else MAY_DIFFER | _OF_EVALUATIONS
     differences = [
         f"{name}: was {saved.get(name)}, now {value}"
         for name, value in config_dict(config).items()
-        if name not in MAY_DIFFER and saved.get(name) != value
+        if name not in may_differ and saved.get(name) != value
     ]
     if checkpoint.state["data_digest"] != data_digest:
         differences.append(f"data: {config.images.data} has other images than the run was trained on")

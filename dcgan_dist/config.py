@@ -242,7 +242,8 @@ class EvaluationConfig:
     """How a generator's images are measured."""
 
     eval_every: int = 0
-    """Steps between evaluations of quality and variety; the last step always has one. 0 is none."""
+    """Steps between evaluations of quality and variety; the last step has one too, unless the run is shorter than
+    this. 0 is none."""
     extractor: Literal["auto", "efflite0", "inception", "pixels", "none"] = "auto"
     """Network whose features quality is measured with; docs/metrics.md. auto: efflite0 where the extra eval is
     installed, else none: variety alone is measured, which needs no network."""

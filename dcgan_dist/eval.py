@@ -1,4 +1,4 @@
-"""Command dcgan-eval: the quality of a generator's images in numbers, or the discriminator's decision on files."""
+"""Command dcgan-eval: quality and variety of a generator's images in numbers, or the discriminator's say on files."""
 
 import argparse
 import contextlib
@@ -9,9 +9,10 @@ from pathlib import Path
 from dcgan_dist.cli import fail, is_first_process
 from dcgan_dist.config import EvaluationConfig
 
-DESCRIPTION = """Measure the images of a trained generator against the data: FID, KID, IS, precision, recall, density
-and coverage, each beside its floor, the same number between two parts of the data. docs/metrics.md says what they mean.
-With --score: what the discriminator says of image files.
+DESCRIPTION = """Measure the images of a trained generator against the data, each number beside its floor, the same
+number between two parts of the data. Quality: FID, KID, IS, precision, recall, density and coverage (docs/metrics.md).
+Variety: is there mode collapse, are there copies of the data (docs/collapse.md). With --score: what the discriminator
+says of image files.
 """
 
 EXAMPLES = """examples:
@@ -19,6 +20,7 @@ EXAMPLES = """examples:
   dcgan-eval runs/flowers17-arch1-001 --count 10000 --json
   dcgan-eval runs/flowers17-arch1-001/checkpoints/step-00005000 --data shards/flowers17-32
   dcgan-eval runs/flowers17-arch1-001 --extractor inception --weights weights-inception-2015-12-05-6726825d.pth
+  dcgan-eval runs/flowers17-arch1-001/best --nearest nearest.png
   dcgan-eval runs/flowers17-arch1-001 --score rose.jpg cat.jpg
   torchrun --standalone --nproc_per_node 4 -m dcgan_dist.eval runs/flowers17-arch1-001
 """
@@ -44,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             data=arguments.data,
             settings=settings,
             download=arguments.download,
+            nearest=arguments.nearest,
             files=tuple(arguments.score),
             as_json=arguments.json,
         )
@@ -69,10 +72,11 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--extractor",
-        default="efflite0",
-        choices=("efflite0", "inception", "pixels"),
+        default=defaults.extractor,
+        choices=("auto", "efflite0", "inception", "pixels", "none"),
         metavar="NAME",
-        help="network for features: efflite0, inception or pixels (default: %(default)s)",
+        help="network for features: efflite0, inception, pixels, or none for variety alone (default: efflite0 where "
+        "the extra eval is installed, else none)",
     )
     parser.add_argument(
         "--resize",
@@ -89,6 +93,12 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--download", action="store_true", help="let extractor inception fetch its weights, 96 MB, if they are not here"
+    )
+    parser.add_argument(
+        "--nearest",
+        type=Path,
+        metavar="FILE",
+        help="also write a PNG of the samples nearest to the data, beside their nearest real images: copies, or not",
     )
     parser.add_argument(
         "--score",

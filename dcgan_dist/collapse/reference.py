@@ -30,7 +30,8 @@ FEWEST_IMAGES = 40
 """Of the data: a half of it has to fill two bins."""
 FEWEST_SAMPLES = 10
 """To measure: MS-SSIM's ring needs 5, and no share is worth telling of fewer."""
-_FORMAT = 1  # of the bytes
+FORMAT = 1
+"""Version of the bytes; changes when anything about the numbers in them does."""
 _CHUNK = 4096  # images at once
 
 
@@ -72,7 +73,7 @@ class Reference:
     def to_bytes(self) -> bytes:
         """A safetensors file, for a cache."""
         arrays = {
-            "format": np.array(_FORMAT),
+            "format": np.array(FORMAT),
             "shape": np.array(self.shape),
             "components/mean": self.components.mean,
             "components/axes": self.components.axes,
@@ -96,8 +97,8 @@ class Reference:
         """
         try:
             arrays = safetensors.numpy.load(data)
-            if arrays["format"] != _FORMAT:
-                raise ValueError(f"a collapse reference: format: must be {_FORMAT}, got {arrays['format']}")
+            if arrays["format"] != FORMAT:
+                raise ValueError(f"a collapse reference: format: must be {FORMAT}, got {arrays['format']}")
             floors = {name[7:]: float(value) for name, value in arrays.items() if name.startswith("floors/")}
             scalars = {name: kind(arrays[name]) for name, kind in _SCALARS.items()}
             return cls(
