@@ -185,6 +185,8 @@ class Training:
         assert self.judge is not None
         with self.clock.measured("pause"):
             found = self.judge.judge(self.gan.sampled)
+            if found.colours:
+                self.run.write_colours(self.step, found.colours)
         alarm = found.is_collapsed and self.may_collapse
         self.may_collapse = not found.is_collapsed
         self.tracker.say(f"step {self.step}: {found.sentence()}")

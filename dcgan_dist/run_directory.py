@@ -1,5 +1,6 @@
 """The directory of one run: its name, its files, what it says about itself."""
 
+import dataclasses
 import json
 import os
 import platform
@@ -33,6 +34,7 @@ class RunDirectory:
         self.metrics = path / "metrics.jsonl"
         self.histograms = path / "histograms.jsonl"
         """Of D's scores, a row for each sample grid."""
+        self.colours = path / "colours.jsonl"
         self.samples = path / "samples"
         self.reals = path / "reals.png"
         self.losses = path / "losses.png"
@@ -74,6 +76,13 @@ class RunDirectory:
             row = (json.dumps({"step": step, "edges": edges, **counts}) + "\n").encode()
             before = self.histograms.read_bytes() if self.histograms.exists() else b""
             write_whole(self.histograms, before + row)
+
+    def write_colours(self, step: int, modes: Sequence[Any]) -> None:
+        """Add which colours of the data samples reach after ``step`` steps; written by the main process."""
+        if collectives.rank() == 0:
+            row = (json.dumps({"step": step, "modes": [dataclasses.asdict(mode) for mode in modes]}) + "\n").encode()
+            before = self.colours.read_bytes() if self.colours.exists() else b""
+            write_whole(self.colours, before + row)
 
     def forget_samples(self, *, after: int) -> None:
         """Remove grids and histograms of steps past ``after``, which are to be made again. Main process only."""
