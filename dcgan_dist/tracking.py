@@ -196,7 +196,7 @@ class WandbSink:
 
     def alert(self, title: str, text: str) -> None:
         """Send an alert; people get a mail or a message if they want."""
-        self._run.alert(title, text)
+        self._run.alert(title, text, level="WARN")
 
     def close(self, *, failed: bool) -> None:
         self._run.finish(exit_code=int(failed))

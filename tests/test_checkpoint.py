@@ -299,6 +299,7 @@ def test_find_takes_the_newest_whole_one_and_changes_nothing(tmp_path: Path) -> 
     before = snapshot(tmp_path)
     assert checkpoint.find(tmp_path).path == two
     assert checkpoint.find(one).path == one
+    assert checkpoint.find(tmp_path / "checkpoints").path == two  # as for best/
     with pytest.raises(ValueError, match=r"no whole checkpoint here; .*generator.safetensors: sha256"):
         checkpoint.find(three)
     with pytest.raises(ValueError, match=r"^.*: no whole checkpoint here$"):
@@ -342,6 +343,8 @@ def test_other_cadence_length_and_place_of_data_are_accepted(tmp_path: Path) -> 
         "resume": True,
         "profile": 3,
         "timeout": 5,
+        "eval_every": 7,
+        "extractor_weights": "there",
     }
     assert {*free, "max_images"} >= checkpoint.MAY_DIFFER
     check(path, changed(config(), free))

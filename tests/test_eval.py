@@ -20,6 +20,8 @@ from dcgan_dist.cli import read_yaml
 from dcgan_dist.config import TrainConfig, changed
 from dcgan_dist.data.shards import read_index, read_pixels
 from dcgan_dist.images import to_images
+from dcgan_dist.judging import UNMEASURED
+from dcgan_dist.metrics import efflite0
 from dcgan_dist.models import build_networks
 from dcgan_dist.sampling import sample_pixels
 from tests import jobs
@@ -93,6 +95,46 @@ def test_a_table_for_people(run: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert "floor: 24 reals, 24" in printed
     assert [name for name in ("fid", "kid", "precision", "recall", "density", "coverage") if name not in printed] == []
     assert "±" in printed
+
+
+def test_variety_is_measured_beside_quality(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = outcome(run, *PIXELS, capsys=capsys)
+    assert found["metrics"]["collapse/score_n24"] == found["collapse"] > 0.35
+    assert found["is_collapsed"]  # four steps: one image
+    assert found["metrics"]["collapse/duplicates_n24"] > found["metrics"]["collapse/duplicates_n24_floor"]
+    assert sum(mode["sample_share"] for mode in found["colours"]) == pytest.approx(1)
+    assert sum(mode["data_share"] for mode in found["colours"]) == pytest.approx(1)
+    alone = outcome(run, "--extractor", "none", capsys=capsys)
+    assert "measures" not in alone
+    del alone["metrics"]["time/eval"]
+    assert alone["metrics"].items() < found["metrics"].items()
+    eval.main([str(run), "--extractor", "none"])
+    printed = capsys.readouterr().out
+    assert f"score {found['collapse']:.2f}, alarm from 0.35: collapsed; " in printed
+    reached = sum(mode["reached"] for mode in found["colours"])
+    assert f"{reached} of {len(found['colours'])} colour modes of the data reached" in printed
+    assert "FID" not in printed
+
+
+def test_a_picture_of_the_nearest_real_images(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    eval.main([str(run), "--extractor", "none", "--nearest", str(tmp_path / "nearest.png")])
+    with Image.open(tmp_path / "nearest.png") as picture:
+        assert picture.size == (6 * (68 + 2) + 2, 12 * (68 + 16 + 2) + 2)  # a sample and five neighbours, twelve rows
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stopped:
+        eval.main([str(run), "--extractor", "none", "--nearest", str(tmp_path / "none" / "nearest.png")])
+    assert stopped.value.code == 1
+    assert "nearest.png: No such file or directory" in capsys.readouterr().err
+
+
+def test_without_the_extra_quality_is_said_to_be_missing(
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(efflite0, "is_installed", lambda: False)
+    found = outcome(run, capsys=capsys)
+    assert "measures" not in found
+    assert found["told"] == [UNMEASURED]
+    assert found["collapse"] > 0
 
 
 def test_the_average_is_what_is_measured(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -118,6 +118,8 @@ def test_an_offline_wandb_run_holds_rows_pictures_and_config(
     sink.scalars(50, ROW)
     sink.picture(50, "samples", path=pixels_png)
     sink.scalars(100, ROW)
+    sink.histogram(100, "scores/real", counts=[3, 5], edges=[0, 0.5, 1])
+    sink.alert("collapse", "the samples of step 100 have collapsed")
     sink.close(failed=False)
     assert "wandb sync" in sink.description
     (offline,) = (tmp_path / "wandb").glob("offline-run-*-abcd1234")
@@ -127,3 +129,8 @@ def test_an_offline_wandb_run_holds_rows_pictures_and_config(
     history = [line for line in read.stdout.splitlines() if '"loss/g"' in line and "history" in line]
     assert len(history) == 2
     assert "batch_size" in read.stdout
+    assert '"scores/real._type":"histogram","scores/real.bins":[0,0.5,1],"scores/real.values":[3,5]' in read.stdout
+    (alert,) = [line for line in read.stdout.splitlines() if '"type":"alert"' in line]
+    told = json.loads(alert)["alert"]
+    assert (told["title"], told["level"]) == ("collapse", "WARN")
+    assert told["text"] == "the samples of step 100 have collapsed"
