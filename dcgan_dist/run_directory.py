@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from dcgan_dist import __version__
+from dcgan_dist.collapse.reference import ColourMode
 from dcgan_dist.distributed import collectives
 from dcgan_dist.distributed.runtime import Runtime
 from dcgan_dist.files import write_whole
@@ -35,6 +36,7 @@ class RunDirectory:
         self.histograms = path / "histograms.jsonl"
         """Of D's scores, a row for each sample grid."""
         self.colours = path / "colours.jsonl"
+        """Which colours of the data samples reach, a row for each evaluation."""
         self.samples = path / "samples"
         self.reals = path / "reals.png"
         self.losses = path / "losses.png"
@@ -72,23 +74,17 @@ class RunDirectory:
             edges: of the bins.
             counts: of each kind of images.
         """
-        if collectives.rank() == 0:
-            row = (json.dumps({"step": step, "edges": edges, **counts}) + "\n").encode()
-            before = self.histograms.read_bytes() if self.histograms.exists() else b""
-            write_whole(self.histograms, before + row)
+        _add_row(self.histograms, {"step": step, "edges": edges, **counts})
 
-    def write_colours(self, step: int, modes: Sequence[Any]) -> None:
+    def write_colours(self, step: int, modes: Sequence[ColourMode]) -> None:
         """Add which colours of the data samples reach after ``step`` steps; written by the main process."""
-        if collectives.rank() == 0:
-            row = (json.dumps({"step": step, "modes": [dataclasses.asdict(mode) for mode in modes]}) + "\n").encode()
-            before = self.colours.read_bytes() if self.colours.exists() else b""
-            write_whole(self.colours, before + row)
+        _add_row(self.colours, {"step": step, "modes": [dataclasses.asdict(mode) for mode in modes]})
 
     def forget_samples(self, *, after: int) -> None:
-        """Remove grids and histograms of steps past ``after``, which are to be made again. Main process only."""
-        if self.histograms.exists():
-            rows = self.histograms.read_bytes().splitlines(keepends=True)
-            write_whole(self.histograms, b"".join(row for row in rows if json.loads(row)["step"] <= after))
+        """Remove grids, histograms and colours of steps past ``after``: they come again. Main process only."""
+        for path in (self.histograms, self.colours):
+            if path.exists():
+                write_whole(path, b"".join(_rows_before(path, after + 1)))
         for step, path in self.sample_grids():
             if step > after:
                 path.unlink()
@@ -122,6 +118,19 @@ class RunDirectory:
             "command": sys.argv,
         }
         write_whole(self.environment, (json.dumps(facts, indent=1) + "\n").encode())
+
+
+def _add_row(path: Path, row: Mapping[str, Any]) -> None:
+    """Write a row of some step behind those of the steps before, on the main process."""
+    if collectives.rank() == 0:
+        line = (json.dumps(row) + "\n").encode()
+        write_whole(path, b"".join([*_rows_before(path, row["step"]), line]))
+
+
+def _rows_before(path: Path, step: int) -> list[bytes]:
+    """The lines of steps before ``step``."""
+    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    return [line for line in lines if json.loads(line)["step"] < step]
 
 
 def open_run(run_dir: str, *, recipe: str, resume: bool) -> RunDirectory:

@@ -94,7 +94,7 @@ class Torchrun:
 def unfinished(run_dir: Path) -> set[tuple[str, int, int]]:
     """What is being written or removed, or was when the run was killed: name, and what tells two of a name apart."""
     found = set()
-    for directory in (run_dir, run_dir / "samples", run_dir / "checkpoints"):
+    for directory in (run_dir, run_dir / "samples", run_dir / "checkpoints", run_dir / "best"):
         for path in directory.iterdir() if directory.exists() else []:
             if path.name.startswith("."):
                 with contextlib.suppress(FileNotFoundError):  # it is done
@@ -145,7 +145,13 @@ class Killer:
         return self.run_dir / "checkpoints" / f"step-{self.last_step:08d}"
 
     def _phase(self, written: set[str]) -> str:
-        kinds = {"checkpoints": "checkpoint", "samples": "sample", ".losses.png.tmp": "end", ".progress.gif.tmp": "end"}
+        kinds = {
+            "checkpoints": "checkpoint",
+            "best": "checkpoint",
+            "samples": "sample",
+            ".losses.png.tmp": "end",
+            ".progress.gif.tmp": "end",
+        }
         if any(name.endswith(".removing") for name in written):
             return "pruning"
         for name in written:
