@@ -1,9 +1,7 @@
 """What dcgan-eval does, in which order, and what it prints."""
 
-import contextlib
 import json
 import math
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -11,7 +9,6 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from torch import Tensor, nn
 
@@ -23,12 +20,12 @@ from dcgan_dist.config import ComputeConfig, EvaluationConfig, TrainConfig, chan
 from dcgan_dist.distributed import collectives
 from dcgan_dist.distributed.failure import PeerError, attended, last_words
 from dcgan_dist.distributed.runtime import Runtime, start
-from dcgan_dist.evaluation import Report
 from dcgan_dist.images import write_png
 from dcgan_dist.judging import UNMEASURED, Judge, default_extractor
 from dcgan_dist.metrics.extractors import download_inception
 from dcgan_dist.metrics.quality import BETTER
 from dcgan_dist.models import build_networks
+from dcgan_dist.progress import progress
 from dcgan_dist.real_features import RealImages, open_real_images
 from dcgan_dist.scoring import read_files, score
 from dcgan_dist.words import counted
@@ -90,9 +87,9 @@ def _evaluated(task: Task, runtime: Runtime) -> dict[str, Any]:
     if settings.extractor == "auto":
         settings = replace(settings, extractor=default_extractor())
         told = [UNMEASURED] if settings.extractor == "none" else []
-    with _progress(runtime) as report:
+    with progress(runtime) as report:
         judge = Judge(replace(config, evaluation=settings), device=runtime.device, report=report)
-        judgement = judge.judge(generator)
+        judgement = judge.judge(generator, report=report)
         if task.nearest is not None:
             _write_nearest(judge, generator, task.nearest)
     outcome: dict[str, Any] = {
@@ -187,22 +184,6 @@ def _of(found: Checkpoint, reals: RealImages) -> dict[str, Any]:
 
 def _sigmoid(logit: float) -> float:
     return float(torch.tensor(logit, dtype=torch.float64).sigmoid())
-
-
-@contextlib.contextmanager
-def _progress(runtime: Runtime) -> Iterator[Report]:
-    """A progress bar on standard error, on the main process of a terminal."""
-    console = Console(stderr=True, quiet=not runtime.is_main)
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        tasks: dict[str, TaskID] = {}
-
-        def report(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = progress.add_task(what, total=total)
-            progress.update(tasks[what], completed=done)
-
-        yield report
 
 
 def _print(outcome: dict[str, Any], task: Task) -> None:

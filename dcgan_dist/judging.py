@@ -76,7 +76,7 @@ class Judge:
     Args:
         config: of the run; its extractor is not auto any more.
         device: where to compute.
-        report: of progress.
+        report: of the preparation's progress.
 
     Raises:
         ValueError: on every rank; the setting or file is named.
@@ -87,7 +87,7 @@ class Judge:
         self._begin = time.perf_counter()
         self.told: list[str] = []
         """Sentences for the user."""
-        self._config, self._report = config, report
+        self._config = config
         self._variety: Variety | None = None
         settings = config.evaluation
         self.real_images = open_real_images(config.images, config.network)
@@ -96,7 +96,9 @@ class Judge:
         """The real side of quality; None without an extractor."""
         if settings.extractor != "none":
             self.real_features = prepare(settings, self.real_images, device=device, report=report)
+        report("variety of the real images", 0, self.real_images.count)
         self._samples, lacking = collectives.from_main(self._look_at)
+        report("variety of the real images", self.real_images.count, self.real_images.count)
         """How many samples variety is measured with; 0 where it cannot be."""
         self.told += lacking
         if settings.best_metric not in ("auto", "collapse") and self.real_features is None:
@@ -108,13 +110,13 @@ class Judge:
         """The part of the time since this was made, 0 to 1, that evaluations have taken, their preparation included."""
         return self._seconds / (time.perf_counter() - self._begin)
 
-    def judge(self, generator: nn.Module) -> Judgement:
+    def judge(self, generator: nn.Module, *, report: Report = silent) -> Judgement:
         """Measure ``generator``, not wrapped; nothing of it or of a run changes."""
         begin = time.perf_counter()
         config = self._config
         quality = None
         if (real := self.real_features) is not None:
-            quality = evaluate(generator, real, seed=config.seed, network=config.network, report=self._report)
+            quality = evaluate(generator, real, seed=config.seed, network=config.network, report=report)
         collapse, variety, colours = None, dict[str, float](), list[ColourMode]()
         if self._samples:
             pixels = self._pixels(generator)

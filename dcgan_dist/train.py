@@ -31,6 +31,7 @@ from dcgan_dist.loop import DivergenceError, Training, train
 from dcgan_dist.models import build_networks
 from dcgan_dist.pages import write_report
 from dcgan_dist.pictures import plot_histograms, plot_losses, write_comparison, write_progress
+from dcgan_dist.progress import progress
 from dcgan_dist.run_directory import RunDirectory, new_run_id, open_run
 from dcgan_dist.summary import summary
 from dcgan_dist.tracking import ConsoleSink, JsonLines, Tracker, WandbSink, check_wandb_mode
@@ -155,7 +156,8 @@ def _prepared(config: TrainConfig, runtime: Runtime) -> _Job:
     total_steps = config.steps(loader.image_count)
     judge = None
     if 0 < config.evaluation.eval_every <= total_steps and not config.run.dry_run:
-        judge = Judge(config, device=runtime.device)
+        with progress(runtime) as report:
+            judge = Judge(config, device=runtime.device, report=report)
         for sentence in judge.told:
             console.print(sentence)
     _check_first_batch(config, gan, loader, device=runtime.device)

@@ -1,0 +1,26 @@
+"""How far an evaluation has come, for people who watch."""
+
+import contextlib
+from collections.abc import Iterator
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from dcgan_dist.distributed.runtime import Runtime
+from dcgan_dist.evaluation import Report
+
+
+@contextlib.contextmanager
+def progress(runtime: Runtime) -> Iterator[Report]:
+    """A progress bar on standard error, on the main process of a terminal."""
+    console = Console(stderr=True, quiet=not runtime.is_main)
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        tasks: dict[str, TaskID] = {}
+
+        def report(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = progress.add_task(what, total=total)
+            progress.update(tasks[what], completed=done)
+
+        yield report
