@@ -220,9 +220,11 @@ def build_extractor(name: str, *, resize: int = 0, weights: str = "", device: to
     size = resize or kind.resize
     if not 8 <= size <= 1024:
         raise ValueError(f"resize must be 8 to 1024 pixels, got {size}")
+    with torch.random.fork_rng(devices=[]):  # a new network draws weights before it gets its own
+        network = kind.build(size, weights)
     return Extractor(
         name=name if size == kind.resize else f"{name}_r{size}",
         dim=kind.dim(size),
         classes=kind.classes,
-        network=kind.build(size, weights).eval().to(device),
+        network=network.eval().to(device),
     )

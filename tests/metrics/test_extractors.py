@@ -157,7 +157,9 @@ def test_mistakes_are_told(settings: dict[str, Any], message: str) -> None:
 def test_the_table_tells_the_truth(name: str) -> None:
     if name == "efflite0" and not has_weights():
         pytest.skip("needs the extra eval")
+    state = torch.random.get_rng_state()
     kind, extractor = EXTRACTORS[name], build_extractor(name, device=CPU)
+    assert torch.equal(torch.random.get_rng_state(), state), "a run's random numbers are not ours to draw"
     features, logits = extractor(torch.zeros(2, 3, 32, 32, dtype=torch.uint8))
     assert features.shape == (2, kind.dim(kind.resize))
     assert (0 if logits is None else logits.shape[1]) == kind.classes
@@ -202,7 +204,9 @@ def test_inception_is_torch_fidelitys_network(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(extractors, "INCEPTION_SHA256", hashlib.sha256(data).hexdigest()[:8])
     monkeypatch.setenv("DCGAN_INCEPTION_WEIGHTS", str(tmp_path / "w.pth"))
     pixels = torch.randint(256, (2, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    state = torch.random.get_rng_state()
     features, logits = build_extractor("inception", device=CPU)(pixels)
+    assert torch.equal(torch.random.get_rng_state(), state)
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
     theirs = FeatureExtractorInceptionV3(
