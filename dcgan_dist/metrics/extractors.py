@@ -1,9 +1,10 @@
 """Networks that turn images into features, and the table they are chosen from."""
 
+import contextlib
 import hashlib
 import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import partial
@@ -47,10 +48,23 @@ class Extractor:
     def __call__(self, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
         """Features (N, dim) and logits (N, classes), if any, in float32, of pixels (N, 1 or 3, H, W) uint8."""
         assert pixels.dtype == torch.uint8
-        with torch.inference_mode(), torch.backends.cudnn.flags(deterministic=True, allow_tf32=False):
+        with torch.inference_mode(), _exact():
             found = self.network(pixels.expand(-1, 3, -1, -1))
         features, logits = found if self.classes else (found, None)
         return features.float(), None if logits is None else logits.float()
+
+
+@contextlib.contextmanager
+def _exact() -> Iterator[None]:
+    """Products and convolutions of a GPU in whole float32, as on a CPU, whatever the run allows itself (TF32)."""
+    matmul = torch.backends.cuda.matmul
+    allowed = matmul.allow_tf32
+    matmul.allow_tf32 = False
+    try:
+        with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+            yield
+    finally:
+        matmul.allow_tf32 = allowed
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -177,6 +177,31 @@ def test_identity_changes_with_the_name_and_any_weight() -> None:
     assert len({identity("mine", 0), identity("mine", 1e-7), identity("other", 0)}) == 3
 
 
+def test_a_gpu_would_extract_in_whole_float32_with_cudnn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the run allows itself; afterwards it has that again."""
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+
+    def flags() -> tuple[bool, ...]:
+        return cudnn.enabled, cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32
+
+    class Looks(nn.Module):
+        def forward(self, pixels: Tensor) -> Tensor:
+            seen.append(flags())
+            return pixels.flatten(1)
+
+    seen: list[tuple[bool, ...]] = []
+    monkeypatch.setattr(cudnn, "benchmark", True)
+    allowed = matmul.allow_tf32
+    matmul.allow_tf32 = True
+    try:
+        before = flags()
+        Extractor("looks", 12, 0, Looks())(torch.zeros(1, 3, 2, 2, dtype=torch.uint8))
+        assert flags() == before
+    finally:
+        matmul.allow_tf32 = allowed
+    assert seen == [(True, True, False, False, False)]
+
+
 # Inception: with weights of our own, because FID's are not on this machine
 
 
