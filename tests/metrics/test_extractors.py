@@ -101,6 +101,12 @@ def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch)
         build_extractor("efflite0", device=CPU)
 
 
+def test_a_package_without_its_file_is_to_be_installed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(efflite0, "PACKAGE", "torch")
+    with pytest.raises(ValueError, match="torch: must have one file of weights, has 0; install it again"):
+        build_extractor("efflite0", device=CPU)
+
+
 # Pixels
 
 
@@ -166,15 +172,42 @@ def test_the_table_tells_the_truth(name: str) -> None:
     assert features.dtype == torch.float32
 
 
-def test_identity_changes_with_the_name_and_any_weight() -> None:
-    def identity(name: str, bias: float) -> str:
+def test_identity_changes_with_the_name_the_shape_and_any_weight() -> None:
+    def identity(name: str, bias: float, dim: int = 3, classes: int = 0) -> str:
         network = nn.Linear(2, 3)
         nn.init.zeros_(network.weight)
         nn.init.constant_(network.bias, bias)
-        return Extractor(name, 3, 0, network).identity
+        return Extractor(name, dim, classes, network).identity
 
     assert identity("mine", 0) == identity("mine", 0)
-    assert len({identity("mine", 0), identity("mine", 1e-7), identity("other", 0)}) == 3
+    others = identity("mine", 1e-7), identity("other", 0), identity("mine", 0, 2), identity("mine", 0, 3, 1)
+    assert len({identity("mine", 0), *others}) == 5
+
+
+class Gives(nn.Module):
+    """(features, logits) that do not depend on the images."""
+
+    def __init__(self, features: Tensor, logits: Tensor) -> None:
+        super().__init__()
+        self.found = features, logits
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        return self.found
+
+
+@pytest.mark.parametrize(
+    ("features", "logits", "message"),
+    [
+        (torch.zeros(2, 1), torch.zeros(2, 5), r"extractor mine: features must be of shape \(2, 3\), got \(2, 1\)"),
+        (torch.zeros(2, 3), torch.zeros(2), r"extractor mine: logits must be of shape \(2, 5\), got \(2,\)"),
+        (torch.full((2, 3), 1e39, dtype=torch.float64), torch.zeros(2, 5), "features must be finite in float32"),
+        (torch.zeros(2, 3), torch.full((2, 5), math.nan), "logits must be finite in float32"),
+    ],
+)
+def test_what_a_network_gives_is_checked(features: Tensor, logits: Tensor, message: str) -> None:
+    """A column would be spread over all features, and a NaN would pass through the measures of neighbours."""
+    with pytest.raises(ValueError, match=message):
+        Extractor("mine", 3, 5, Gives(features, logits))(torch.zeros(2, 3, 4, 4, dtype=torch.uint8))
 
 
 def test_a_gpu_would_extract_in_whole_float32_with_cudnn(monkeypatch: pytest.MonkeyPatch) -> None:
