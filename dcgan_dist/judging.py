@@ -146,7 +146,7 @@ class Judge:
 
         def draw() -> Pixels:
             assert self._variety is not None
-            return nearest_picture(pixels, self._variety.reference, data=self._variety.pixels())
+            return nearest_picture(pixels, self._variety.reference, data=self._variety.pixels)
 
         picture = collectives.from_main(draw)
         self._seconds += time.perf_counter() - begin

@@ -16,6 +16,7 @@ from rich.console import Console
 
 from dcgan_dist import checkpoint
 from dcgan_dist.cli import fail, is_first_process, parse, read_yaml, tell, to_yaml
+from dcgan_dist.collapse.pixels import Pixels
 from dcgan_dist.config import LENGTHS, TrainConfig, changed, without_effect
 from dcgan_dist.data.loader import Loader, open_loader
 from dcgan_dist.distributed import collectives
@@ -279,7 +280,7 @@ def _run(job: _Job) -> None:
                 _note_failure(run, runtime, error)  # before W&B takes its time to finish
                 raise
             seconds = time.monotonic() - begin
-            nearest = job.judge.nearest(job.gan.sampled) if job.judge and done else None
+            nearest = _nearest(job) if done else None
             if runtime.is_main:
                 if nearest is not None:
                     write_png(run.nearest, nearest)
@@ -337,6 +338,15 @@ def _write_first_files(job: _Job) -> None:
     write_whole(job.run.config, to_yaml(job.config).encode())
     job.run.write_environment(job.runtime)
     write_png(job.run.reals, grid(job.loader.first(job.config.log.sample_count)))
+
+
+def _nearest(job: _Job) -> Pixels | None:
+    """The picture of samples beside their nearest real images, if it can be made. Every rank calls it."""
+    try:
+        return job.judge.nearest(job.gan.sampled) if job.judge else None
+    except (ValueError, OSError) as error:  # the same on all ranks; the data have gone, but the run is done
+        job.console.print(f"warning: no {job.run.nearest}: {error}")
+        return None
 
 
 def _write_last_pictures(run: RunDirectory, tracker: Tracker, *, step: int) -> None:

@@ -75,6 +75,19 @@ def test_pictures_at_the_end(judged: Path) -> None:
     assert "collapse/score_n24" in (judged / "report.html").read_text()
 
 
+def test_a_picture_that_cannot_be_made_does_not_fail_a_run_that_is_done(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def gone(*_: Any, **__: Any) -> None:
+        raise OSError("the shards have gone")
+
+    monkeypatch.setattr(judging, "nearest_picture", gone)
+    train.main(flags(shards, tmp_path / "run", max_steps=2))
+    assert "nearest.png: the shards have gone" in capsys.readouterr().out
+    assert jobs.status(tmp_path / "run")["state"] == "done"
+    assert (tmp_path / "run" / "losses.png").exists()
+
+
 def test_last_and_best_are_both_kept(judged: Path) -> None:
     kids = {step: row["eval/kid_pixels_n40"] for step, row in evaluations(judged).items()}
     best = min(kids, key=lambda step: kids[step])
