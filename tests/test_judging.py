@@ -22,6 +22,7 @@ from tests.distributed.ranks import run_ranks
 from tests.jobs import rows
 
 PIXELS = {"extractor": "pixels", "eval_count": 40, "eval_every": 2}
+FEW = {"extractor": "none", "subset_size": 39}
 LOGGED = ("loss/d", "loss/g", "score/real", "score/fake")
 
 
@@ -162,13 +163,25 @@ def test_auto_without_the_extra_measures_variety_and_says_so(
     assert "extractor: none" in (tmp_path / "run" / "config.yaml").read_text()
 
 
-def test_a_metric_without_an_extractor_is_refused(
-    shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"extractor": "none", "best_metric": "fid"}, "best_metric fid needs an extractor, got extractor none"),
+        ({"best_metric": "is"}, "best_metric is needs an extractor that classifies, got pixels"),
+        (
+            {"best_metric": "collapse", **FEW},
+            "best_metric collapse: collapse is not measured: data must be at least 40",
+        ),
+        ({"on_collapse": "rollback", **FEW}, "on_collapse rollback: collapse is not measured: data must be at least"),
+    ],
+)
+def test_what_will_not_be_measured_cannot_be_asked_for(
+    settings: dict[str, Any], message: str, shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as stopped:
-        train.main(flags(shards, tmp_path / "run", extractor="none", best_metric="fid"))
+        train.main(flags(shards, tmp_path / "run", **settings))
     assert stopped.value.code == 2
-    assert "best_metric fid needs an extractor, got extractor none" in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 
