@@ -276,7 +276,7 @@ def check_resumable(checkpoint: Checkpoint, config: TrainConfig, *, data_digest:
         ValueError: listing every difference.
     """
     saved = checkpoint.state["config"]
-    may_differ = MAY_DIFFER if saved["eval_every"] else MAY_DIFFER | _OF_EVALUATIONS
+    may_differ = MAY_DIFFER if checkpoint.state["best"] else MAY_DIFFER | _OF_EVALUATIONS  # nothing to compare with
     differences = [
         f"{name}: was {saved.get(name)}, now {value}"
         for name, value in config_dict(config).items()

@@ -150,8 +150,7 @@ def _prepared(config: TrainConfig, runtime: Runtime) -> _Job:
     for sentence in (*without_effect(config), *launcher_disagreements(config.compute)):
         console.print(f"warning: {sentence}")
     config = changed(config, {"loader": collectives.from_main(partial(_chosen_loader, config))})
-    if config.evaluation.eval_every:
-        config = changed(config, {"extractor": _chosen_extractor(config, console)})
+    config = changed(config, {"extractor": _chosen_extractor(config, console)})
     gan = collectives.on_all(partial(build_gan, config, runtime))
     loader = open_loader(config.images, config.network, seed=config.seed, rows=rows, device=runtime.device)
     total_steps = config.steps(loader.image_count)
@@ -210,9 +209,9 @@ def _newest(run: RunDirectory) -> tuple[checkpoint.Checkpoint | None, list[str]]
 
 
 def _chosen_extractor(config: TrainConfig, console: Console) -> str:
-    """The setting ``extractor``; auto is what the run that goes on has, else efflite0 where it is installed."""
+    """The setting ``extractor``; auto is what the run that goes on has, else, to evaluate, efflite0 where installed."""
     chosen = collectives.from_main(partial(_of_the_run, config, "extractor", config.evaluation.extractor))
-    if chosen == "auto":
+    if chosen == "auto" and config.evaluation.eval_every:
         chosen = default_extractor()
         if chosen == "none":
             console.print(UNMEASURED)

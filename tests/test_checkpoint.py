@@ -19,7 +19,14 @@ from dcgan_dist.gan import Gan
 from dcgan_dist.loop import Training
 from tests import tiny
 
-STATE = {"world_size": 1, "threads": 1, "data_digest": "digest of the images", "metrics_bytes": 0, "run_id": "tiny"}
+STATE = {
+    "best": [False, 0.5],
+    "world_size": 1,
+    "threads": 1,
+    "data_digest": "digest of the images",
+    "metrics_bytes": 0,
+    "run_id": "tiny",
+}
 FILES = {"generator", "discriminator", "optimizer_g", "optimizer_d"}
 
 
@@ -364,6 +371,8 @@ def test_other_cadence_length_and_place_of_data_are_accepted(tmp_path: Path) -> 
         ("ema_decay", 0.9),
         ("recipe", "other"),
         ("sample_count", 9),
+        ("best_metric", "fid"),
+        ("on_collapse", "rollback"),
     ],
 )
 def test_any_other_difference_is_refused(name: str, value: Any, tmp_path: Path) -> None:

@@ -351,6 +351,11 @@ def test_evaluations_may_be_more_or_fewer_but_not_others(
     assert "eval_count: was 40, now 44" in capsys.readouterr().err
     train.main([*flags(shards, run_dir, eval_every=3, max_steps=6), "--resume"])
     assert list(evaluations(run_dir)) == [2, 4, 5, 6]
+    train.main([*flags(shards, run_dir, eval_every=0, extractor="auto", max_steps=7), "--resume"])
+    assert list(evaluations(run_dir)) == [2, 4, 5, 6]
+    with pytest.raises(SystemExit):  # best/ has been chosen by something
+        train.main([*flags(shards, run_dir, eval_every=1, best_metric="fid", max_steps=8), "--resume"])
+    assert "best_metric: was auto, now fid" in capsys.readouterr().err
 
 
 def test_a_run_without_evaluations_may_begin_to_have_some(shards: Path, tmp_path: Path) -> None:
