@@ -171,7 +171,7 @@ def _prepared(config: TrainConfig, runtime: Runtime) -> _Job:
         if runtime.is_main:
             run.requeue.unlink(missing_ok=True)  # a start that fails must not be queued again
     if config.run.resume:
-        resumed, told = collectives.from_main(partial(_newest, run))
+        resumed, told = collectives.from_main(partial(checkpoint.newest, run.checkpoints, run.best))
         told = told if resumed else [f"resume: no checkpoint in {run.path}, starting at step 0"]
         console.print(*told, sep="\n", end="\n" if told else "")
     if resumed:
@@ -188,7 +188,7 @@ def _prepared(config: TrainConfig, runtime: Runtime) -> _Job:
     if resumed:
         collectives.from_main(partial(checkpoint.tidy, run.checkpoints, keep=config.log.keep_checkpoints))
         collectives.from_main(partial(run.forget_samples, after=resumed.step))
-        collectives.from_main(partial(checkpoint.forget, run.best, after=resumed.step))
+        collectives.from_main(partial(checkpoint.tidy, run.best, keep=1))
     return _Job(
         config=changed(config, {**loader.settings, "threads": torch.get_num_threads()}),
         runtime=runtime,
@@ -200,12 +200,6 @@ def _prepared(config: TrainConfig, runtime: Runtime) -> _Job:
         resumed=resumed,
         total_steps=total_steps,
     )
-
-
-def _newest(run: RunDirectory) -> tuple[checkpoint.Checkpoint | None, list[str]]:
-    """The checkpoint to go on from: ``checkpoint.newest``, or the best when a rollback to it was cut short."""
-    found, told = checkpoint.newest(run.checkpoints)
-    return (found, told) if found else checkpoint.newest(run.best)
 
 
 def _chosen_extractor(config: TrainConfig, console: Console) -> str:
@@ -265,12 +259,12 @@ def _run(job: _Job) -> None:
                 tracker=tracker,
                 total_steps=job.total_steps,
                 run_id=run_id,
-                step=first_step,
-                rollbacks=resumed.state["rollbacks"] if resumed else 0,
                 judge=job.judge,
-                best=resumed.state["best"] if resumed else None,
-                may_collapse=resumed.state["may_collapse"] if resumed else False,
             )
+            if resumed:
+                training.go_on_from(resumed)
+                if resumed.path.parent == run.best:
+                    training.save()  # the run was killed before it could, or in the middle of a rollback
             begin = time.monotonic()
             try:
                 with last_words(), _profiled(job) as after_step:

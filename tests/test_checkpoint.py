@@ -299,6 +299,19 @@ def test_a_step_can_be_damaged_twice(tmp_path: Path) -> None:
         assert found.step == 1
 
 
+def test_the_newest_of_two_directories_and_of_two_of_one_step_the_first(tmp_path: Path) -> None:
+    saved(tmp_path / "a", 1, 2)
+    saved(tmp_path / "b", 2, 3)
+    paths = []
+    for step in (3, 2):
+        found, _ = checkpoint.newest(tmp_path / "a", tmp_path / "b")
+        assert found is not None
+        assert found.step == step
+        paths.append(found.path)
+        shutil.rmtree(found.path)
+    assert [path.parent.name for path in paths] == ["b", "a"]
+
+
 def test_find_takes_the_newest_whole_one_and_changes_nothing(tmp_path: Path) -> None:
     one, two, three = saved(tmp_path / "checkpoints", 1, 2, 3)
     assert checkpoint.find(tmp_path).path == three

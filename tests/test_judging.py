@@ -95,7 +95,7 @@ def test_last_and_best_are_both_kept(judged: Path) -> None:
     assert steps_in(judged / "best") == [best]
     assert steps_in(judged / "checkpoints") == [2, 4, 5]
     state = checkpoint.find(judged / "best").state
-    assert state["best"] == pytest.approx(kids[best], rel=1e-12)
+    assert state["best"] == [True, pytest.approx(kids[best], rel=1e-12)]
     assert checkpoint.find(judged / "checkpoints" / "step-00000005").state["best"] == state["best"]
 
 
@@ -226,7 +226,7 @@ class Scripted:
 
 def scripted(tmp_path: Path, scores: Sequence[float], values: Sequence[float | None], **changes: Any) -> Training:
     """A run of one evaluation a step, with these findings."""
-    config = tiny.narrow("flowers17-arch1", eval_every=1, checkpoint_every=1, **changes)
+    config = tiny.narrow("flowers17-arch1", eval_every=1, **{"checkpoint_every": 1, **changes})
     training = tiny.training(config, tiny.runtime())
     training.run = RunDirectory(tmp_path)
     training.judge = Scripted(scores, values)  # type: ignore[assignment]
@@ -253,10 +253,20 @@ def test_the_alarm_waits_for_variety_and_comes_once(tmp_path: Path, monkeypatch:
 
 
 def test_what_is_collapsed_or_worse_is_not_the_best(tmp_path: Path) -> None:
-    training = scripted(tmp_path, [0.9, 0.2, 0.5, 0.1, 0.1], [5, 3, 1, 4, None])
+    training = scripted(tmp_path, [0.9, 0.2, 0.5, 0.6, 0.1, 0.1], [5, 3, 1, 2, 4, None])
     loop.train(training)
-    assert steps_in(tmp_path / "best") == [2]  # 1 is that of an alarm, 4 is worse
-    assert training.best == 3
+    assert steps_in(tmp_path / "best") == [2]  # 1 is that of an alarm, 2 still collapsed, 4 is worse
+    assert training.best == (False, 3)
+
+
+def test_what_is_collapsed_is_the_best_until_something_is_not(tmp_path: Path) -> None:
+    training = scripted(tmp_path, [0.9, 0.8, 0.7, 0.2], [5, 3, 4, 9])
+    training.total_steps = 3
+    loop.train(training)
+    assert (steps_in(tmp_path / "best"), training.best) == ([2], (True, 3))
+    training.total_steps = 4
+    loop.train(training)
+    assert (steps_in(tmp_path / "best"), training.best) == ([4], (False, 9))
 
 
 def rolled_back(tmp_path: Path, **changes: Any) -> Training:
@@ -300,6 +310,30 @@ def test_when_rollbacks_are_used_up_the_run_goes_on(tmp_path: Path, monkeypatch:
     assert training.rollbacks == 1
     assert len(told.alerts) == 2
     assert [row["step"] for row in told.rows] == [1, 2, 3, 4, 3, 4, 5]
+
+
+def test_a_divergence_goes_back_to_the_best_where_that_is_newer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else there would be a best of steps that come again otherwise, and a collapse would go back, or on, to it."""
+    update, spoilt = Training.update, list[int]()
+
+    def spoil_once(training: Training) -> dict[str, torch.Tensor]:
+        if training.step == 3 and not spoilt:
+            spoilt.append(3)
+            with torch.no_grad():
+                training.gan.generator.parameters[0].fill_(torch.nan)
+        return update(training)
+
+    monkeypatch.setattr(Training, "update", spoil_once)
+    scores, values = [0.9, 0.2, 0.4, 0.5, 0.2, 0.2], [5, 3, 4, 4, 4, 4]
+    training = scripted(tmp_path, scores, values, on_divergence="rollback", checkpoint_every=10)
+    training.total_steps = 5
+    told = Told(training, monkeypatch)
+    loop.train(training)
+    assert [row["step"] for row in told.rows] == [1, 2, 3, 3, 4, 5]  # the fourth step was spoilt
+    assert [row["collapse/alarm"] for row in told.rows] == [0, 0, 1, 1, 0, 0]  # that of step 3 was forgotten with it
+    assert (training.rollbacks, training.best) == (1, (False, 3))
 
 
 def test_a_run_without_a_best_says_that_it_cannot_go_back(tmp_path: Path) -> None:
@@ -376,6 +410,27 @@ def test_a_rollback_that_was_cut_short_goes_on_from_the_best(
     train.main(["--resume", f"--run_dir={run_dir}", "--max_steps=5"])
     assert "starting at step 0" not in capsys.readouterr().out
     assert [row["step"] for row in rows(run_dir)] == [1, 2, 3, 4, 5]
+    assert steps_in(run_dir / "best") == [best]
     final = "checkpoints/step-00000005/generator.safetensors"
-    if best < 5:
-        assert (run_dir / final).read_bytes() == (judged / final).read_bytes()
+    assert (run_dir / final).read_bytes() == (judged / final).read_bytes()
+
+
+def test_a_run_killed_after_its_best_and_before_a_checkpoint_goes_on_from_there(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = iter([3.0, 2.0, 4.0])
+    monkeypatch.setattr(Judge, "_best", lambda *_: next(values))
+    whole, run_dir = tmp_path / "whole", tmp_path / "run"
+    train.main(flags(shards, whole))
+    shutil.copytree(whole, run_dir)
+    assert steps_in(run_dir / "best") == [4]
+    for step in (4, 5):
+        shutil.rmtree(run_dir / "checkpoints" / f"step-{step:08d}")
+    shutil.copytree(run_dir / "best" / "step-00000004", run_dir / "best" / "step-00000002")  # to be removed
+    values = iter([4.0])  # the first of step 5; there is none of step 4
+    train.main(["--resume", f"--run_dir={run_dir}"])
+    assert steps_in(run_dir / "best") == [4]
+    assert steps_in(run_dir / "checkpoints") == [2, 4, 5]
+    final = "checkpoints/step-00000005/generator.safetensors"
+    assert (run_dir / final).read_bytes() == (whole / final).read_bytes()
+    assert list(evaluations(run_dir)) == [2, 4, 5]
