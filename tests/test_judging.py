@@ -362,6 +362,13 @@ def test_a_generator_of_one_image_is_an_alarm(shards: Path, tmp_path: Path, monk
 # Going on
 
 
+def test_a_checkpoint_says_how_far_the_run_had_come(tmp_path: Path) -> None:
+    loop.train(rolled_back(tmp_path))
+    resumed = scripted(tmp_path, [], [])
+    resumed.go_on_from(checkpoint.find(tmp_path))
+    assert (resumed.step, resumed.rollbacks, resumed.best, resumed.may_collapse) == (5, 2, (False, 3), True)
+
+
 def test_a_stopped_run_goes_on_to_the_same_numbers_and_best(judged: Path, shards: Path, tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     train.main(flags(shards, run_dir, max_steps=3, checkpoint_every=1))
