@@ -13,6 +13,7 @@ from torch import nn
 
 from dcgan_dist import checkpoint, judging, loop, train
 from dcgan_dist.config import changed
+from dcgan_dist.distributed import collectives
 from dcgan_dist.judging import Judge, Judgement
 from dcgan_dist.loop import DivergenceError, Training
 from dcgan_dist.metrics import efflite0
@@ -288,6 +289,19 @@ def test_a_rollback_goes_to_the_best_with_lower_rates(tmp_path: Path, monkeypatc
     last = checkpoint.find(tmp_path)
     assert (last.step, last.state["rollbacks"], last.state["lr_factor"]) == (5, 2, 0.25)
     assert steps_in(tmp_path / "best") == [2]
+
+
+def rolled_back_here(directory: Path) -> tuple[int, int, tuple[bool, float] | None, str]:
+    training = rolled_back(directory)
+    loop.train(training)
+    return training.step, training.rollbacks, training.best, collectives.digest(tiny.tensors(training.gan))
+
+
+def test_ranks_go_back_together(tmp_path: Path) -> None:
+    one, other = run_ranks(rolled_back_here, 2, tmp_path)
+    assert one == other
+    assert one[:3] == (5, 2, (False, 3))
+    assert (steps_in(tmp_path / "best"), steps_in(tmp_path / "checkpoints")) == ([2], [3, 4, 5])
 
 
 def test_after_a_rollback_training_is_that_with_the_lower_rate(tmp_path: Path) -> None:
