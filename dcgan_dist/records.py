@@ -9,6 +9,8 @@ from typing import Any, TypeGuard
 Row = dict[str, Any]
 Curve = tuple[list[int], list[float]]
 """Steps, rising, and the values there."""
+LAST_STEP = 10**15
+"""No step is later; a browser can count so far."""
 
 
 def read_rows(path: Path) -> tuple[list[Row], int]:
@@ -23,17 +25,18 @@ def read_rows(path: Path) -> tuple[list[Row], int]:
         lines = path.read_bytes().splitlines()
     except FileNotFoundError:
         return [], 0
-    rows = [row for line in lines if (row := _row(line)) is not None]
+    rows = [row for line in lines if (row := read_row(line)) is not None]
     unreadable = sum(bool(line.strip()) for line in lines) - len(rows)
     return sorted(rows, key=lambda row: int(row["step"])), unreadable
 
 
-def _row(line: bytes) -> Row | None:
+def read_row(line: bytes) -> Row | None:
+    """The row of a line; None for a line that is none."""
     try:
         row = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    if not isinstance(row, dict) or type(row.get("step")) is not int or row["step"] < 0:
+    if not isinstance(row, dict) or type(row.get("step")) is not int or not 0 <= row["step"] <= LAST_STEP:
         return None
     return row
 

@@ -12,9 +12,13 @@ def test_rows_are_read_as_far_as_they_can_be(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     deep = b"[" * 100_000
     path.write_bytes(
-        b'{"step": 20, "a": 2}\n\n{"step": 10, "a": 1}\n[1]\n{"a": 3}\n\xff\n{"step": true}\n' + deep + b'\n{"st'
+        b'{"step": 20, "a": 2}\n\n{"step": 10, "a": 1}\n[1]\n{"a": 3}\n\xff\n{"step": true}\n{"step": 1e3}\n{"step": 1'
+        + b"0" * 15
+        + b"1}\n"
+        + deep
+        + b'\n{"st'
     )
-    assert read_rows(path) == ([{"step": 10, "a": 1}, {"step": 20, "a": 2}], 6)
+    assert read_rows(path) == ([{"step": 10, "a": 1}, {"step": 20, "a": 2}], 8)
     assert read_rows(tmp_path / "nothing") == ([], 0)
 
 

@@ -105,7 +105,7 @@ def _gathered(path: Path, name: str) -> Run:
     rows = _rows(directory.metrics, notes)
     run.curves = curves(rows)
     run.histograms = [row for row in _rows(directory.histograms, notes) if histogram_counts(row)]
-    run.grids = _grids(directory, notes)
+    run.grids = directory.sample_grids()
     return run
 
 
@@ -172,11 +172,3 @@ def _rows(path: Path, notes: list[str]) -> list[Row]:
     if unreadable:
         notes.append(f"{path.name}: {counted(unreadable, 'line')} cannot be read")
     return rows
-
-
-def _grids(directory: RunDirectory, notes: list[str]) -> list[tuple[int, Path]]:
-    try:
-        return directory.sample_grids()
-    except ValueError:
-        notes.append("samples/ has files step-*.png whose step is no number")
-        return []
