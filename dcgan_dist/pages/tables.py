@@ -5,7 +5,7 @@ from html import escape
 
 from dcgan_dist.config import LogConfig, TrainConfig, leaves
 from dcgan_dist.pages.gather import Run
-from dcgan_dist.pages.measures import GROUPS, Cell, Measure, measures
+from dcgan_dist.pages.measures import GROUPS, Cell, Measure, meaning, measures
 
 _OF_THE_MACHINE = {
     "data",
@@ -81,8 +81,9 @@ def _several(measure: Measure) -> str:
 
 
 def _name(measure: Measure) -> str:
-    way = f" <small>{measure.better} is better</small>" if measure.better else ""
-    return f'<th scope="row">{_breakable(measure.name)}{way}</th>'
+    way = f"{measure.better} is better" if measure.better else ""
+    said = ", ".join(filter(None, [meaning(measure.name), way]))
+    return f'<th scope="row">{_breakable(measure.name)} <small>{said}</small></th>'
 
 
 def _last(cell: Cell) -> str:
@@ -113,11 +114,9 @@ def settings(runs: Sequence[Run]) -> str:
         kind = " ".join(["other" if other else "usual", *(["apart"] if name in differing else [])])
         rows.append(f'<tr class="{kind}"><th scope="row">{_breakable(name)}</th>{"".join(cells)}</tr>')
     compared = " or ".join(dict.fromkeys(run.recipe_name for run in runs if run.recipe_name))
-    several = " or between the runs" if len(runs) > 1 else ""
     return (
         f"<p>Marked: not as in {escape(compared)}.</p>"
-        '<p><label><input type="checkbox" id="all-settings"> '
-        f"show the settings too that differ neither from it{several}</label></p>"
+        '<p><label><input type="checkbox" id="all-settings"> show all settings</label></p>'
         + _table("settings", ["setting", *_columns(runs)], rows=rows)
     )
 
