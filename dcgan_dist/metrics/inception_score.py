@@ -1,5 +1,8 @@
 """Inception Score: whether a classifier is sure of each image and finds many classes in all."""
 
+import math
+
+import torch
 from torch import Tensor
 
 SPLITS = 10
@@ -20,11 +23,10 @@ def inception_score(logits: Tensor) -> tuple[float, float]:
     count = len(logits)
     if count < SPLITS:
         raise ValueError(f"IS needs {SPLITS} images, got {count}")
-    log_p = logits.double().log_softmax(dim=1)
     bounds = [part * count // SPLITS for part in range(SPLITS + 1)]
-    scores = logits.new_zeros(SPLITS, dtype=log_p.dtype)
+    scores = logits.new_zeros(SPLITS, dtype=torch.float64)
     for part in range(SPLITS):
-        own = log_p[bounds[part] : bounds[part + 1]]
-        log_mean = own.logsumexp(dim=0) - own.new_tensor(len(own)).log()  # no log of a mean that is zero
-        scores[part] = (own.exp() * (own - log_mean)).sum(dim=1).mean().exp()
+        log_p = logits[bounds[part] : bounds[part + 1]].double().log_softmax(dim=1)
+        log_mean = log_p.logsumexp(dim=0) - math.log(len(log_p))  # no log of a mean that is zero
+        scores[part] = (log_p.exp() * (log_p - log_mean)).sum(dim=1).mean().exp()
     return float(scores.mean()), float(scores.std(correction=0))

@@ -7,7 +7,7 @@ SUBSETS = 100
 SUBSET_SIZE = 1000
 """Images of either side in a subset, at most; never more than half of the smaller side, so that subsets differ."""
 DEGREE = 3
-ROWS = 1024
+ROWS = 256
 """Rows of the kernel matrix that exist at a time."""
 
 
@@ -15,8 +15,8 @@ def kernel_distance(real: Tensor, fake: Tensor) -> tuple[float, float]:
     """Mean and standard deviation of the unbiased squared MMD over SUBSETS random subsets, the same ones each time.
 
     After M. Binkowski et al., *Demystifying MMD GANs* (2018), with its kernel (x.y / dim + 1)^3. The expectation does
-    not depend on the numbers of images, and the mean may be slightly negative. Memory: ROWS float64 rows as long as
-    the larger side.
+    not depend on the numbers of images, and the mean may be slightly negative. Memory: both sides in float64, and
+    ROWS rows as long as the larger one; where there are very many images, those of a subset alone.
 
     Args:
         real: (N, dim) features.
@@ -41,7 +41,8 @@ def kernel_distance(real: Tensor, fake: Tensor) -> tuple[float, float]:
 def subset_distances(real: Tensor, fake: Tensor, *, chosen_real: Tensor, chosen_fake: Tensor) -> Tensor:
     """(S,) float64: the unbiased squared MMD of each pair of subsets.
 
-    The kernel of each pair of images is computed once, and added up for all subsets that have both.
+    The kernel of each pair of images is computed once, and added up for all subsets that have both; unless there are so
+    many images that it is less work to compute it anew for each subset.
 
     Args:
         real: (N, dim) features.
@@ -49,9 +50,15 @@ def subset_distances(real: Tensor, fake: Tensor, *, chosen_real: Tensor, chosen_
         chosen_real: (S, size) numbers of real images, each once in a subset.
         chosen_fake: (S, size) numbers of fake images, likewise.
     """
+    subsets, size = chosen_real.shape
+    if subsets > 1 and subsets * size**2 < len(real) * len(fake):
+        own = torch.arange(size)[None]
+        pairs = zip(chosen_real, chosen_fake, strict=True)
+        return torch.cat(
+            [subset_distances(real[one], fake[other], chosen_real=own, chosen_fake=own) for one, other in pairs]
+        )
     real, fake = real.double(), fake.double()
     members_real, members_fake = _members(chosen_real, real), _members(chosen_fake, fake)
-    size = chosen_real.shape[1]
     within = _sums(real, real, members_real, members_real) - (_own_kernel(real) * members_real).sum(dim=1)
     within += _sums(fake, fake, members_fake, members_fake) - (_own_kernel(fake) * members_fake).sum(dim=1)
     between = _sums(real, fake, members_real, members_fake)

@@ -7,6 +7,9 @@ from torch import Tensor
 
 from dcgan_dist.distributed import collectives
 
+ROWS = 1024
+"""Vectors that exist in float64 at a time."""
+
 
 @dataclass(frozen=True)
 class Moments:
@@ -25,10 +28,13 @@ class Moments:
     @classmethod
     def of(cls, features: Tensor) -> "Moments":
         """Those of features (N, dim) of any type; N may be 0."""
-        wide = features.double()
-        mean = wide.mean(dim=0) if len(wide) else wide.new_zeros(wide.shape[1])
-        difference = wide - mean
-        return cls(len(wide), mean, difference.T @ difference)
+        zero = features.new_zeros(features.shape[1], dtype=torch.float64)
+        found = cls(0, zero, torch.outer(zero, zero))
+        for start in range(0, len(features), ROWS):
+            rows = features[start : start + ROWS].double()
+            mean = rows.mean(dim=0)
+            found = found.merged(cls(len(rows), mean, (rows - mean).T @ (rows - mean)))
+        return found
 
     @property
     def covariance(self) -> Tensor:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 K_PRECISION = 3
 K_DENSITY = 5
-ROWS = 1024
+ROWS = 256
 """Rows of the distance matrix that exist at a time."""
 SLACK = 1e-9
 """Of a squared radius: who lies on the edge of a ball lies in it, whatever the last bits."""
@@ -36,7 +36,8 @@ def neighbourhood(real: Tensor, fake: Tensor) -> Neighbourhood:
 
     Precision and recall after T. Kynkaanniemi et al., *Improved Precision and Recall Metric for Assessing Generative
     Models* (2019); density and coverage after M. Naeem et al., *Reliable Fidelity and Diversity Metrics for Generative
-    Models* (2020). Memory: ROWS float64 rows as long as the larger side.
+    Models* (2020). Balls contain their edge: the second paper's program leaves it out, which differs for copies of the
+    data alone. Memory: both sides in float64, and ROWS rows as long as the larger one.
 
     Args:
         real: (N, dim) features.
@@ -84,6 +85,7 @@ def _radii(features: Tensor, ranks: tuple[int, ...]) -> list[Tensor]:
 
 def _distances(left: Tensor, right: Tensor) -> Tensor:
     """(len(left), len(right)) squared distances."""
-    squares = left.square().sum(dim=1)[:, None] + right.square().sum(dim=1)
+    lengths = [torch.linalg.vector_norm(side, dim=1) for side in (left, right)]
+    squares = lengths[0].square()[:, None] + lengths[1].square()
     distances = torch.addmm(squares, left, right.T, alpha=-2)
     return distances.masked_fill_(distances < SAME * squares, 0)

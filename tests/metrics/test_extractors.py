@@ -101,6 +101,12 @@ def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch)
         build_extractor("efflite0", device=CPU)
 
 
+def test_a_package_without_its_file_is_to_be_installed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(efflite0, "PACKAGE", "torch")
+    with pytest.raises(ValueError, match="torch: must have one file of weights, has 0; install it again"):
+        build_extractor("efflite0", device=CPU)
+
+
 # Pixels
 
 
@@ -157,22 +163,76 @@ def test_mistakes_are_told(settings: dict[str, Any], message: str) -> None:
 def test_the_table_tells_the_truth(name: str) -> None:
     if name == "efflite0" and not has_weights():
         pytest.skip("needs the extra eval")
+    state = torch.random.get_rng_state()
     kind, extractor = EXTRACTORS[name], build_extractor(name, device=CPU)
+    assert torch.equal(torch.random.get_rng_state(), state), "a run's random numbers are not ours to draw"
     features, logits = extractor(torch.zeros(2, 3, 32, 32, dtype=torch.uint8))
     assert features.shape == (2, kind.dim(kind.resize))
     assert (0 if logits is None else logits.shape[1]) == kind.classes
     assert features.dtype == torch.float32
 
 
-def test_identity_changes_with_the_name_and_any_weight() -> None:
-    def identity(name: str, bias: float) -> str:
+def test_identity_changes_with_the_name_the_shape_and_any_weight() -> None:
+    def identity(name: str, bias: float, dim: int = 3, classes: int = 0) -> str:
         network = nn.Linear(2, 3)
         nn.init.zeros_(network.weight)
         nn.init.constant_(network.bias, bias)
-        return Extractor(name, 3, 0, network).identity
+        return Extractor(name, dim, classes, network).identity
 
     assert identity("mine", 0) == identity("mine", 0)
-    assert len({identity("mine", 0), identity("mine", 1e-7), identity("other", 0)}) == 3
+    others = identity("mine", 1e-7), identity("other", 0), identity("mine", 0, 2), identity("mine", 0, 3, 1)
+    assert len({identity("mine", 0), *others}) == 5
+
+
+class Gives(nn.Module):
+    """(features, logits) that do not depend on the images."""
+
+    def __init__(self, features: Tensor, logits: Tensor) -> None:
+        super().__init__()
+        self.found = features, logits
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        return self.found
+
+
+@pytest.mark.parametrize(
+    ("features", "logits", "message"),
+    [
+        (torch.zeros(2, 1), torch.zeros(2, 5), r"extractor mine: features must be of shape \(2, 3\), got \(2, 1\)"),
+        (torch.zeros(2, 3), torch.zeros(2), r"extractor mine: logits must be of shape \(2, 5\), got \(2,\)"),
+        (torch.full((2, 3), 1e39, dtype=torch.float64), torch.zeros(2, 5), "features must be finite in float32"),
+        (torch.zeros(2, 3), torch.full((2, 5), math.nan), "logits must be finite in float32"),
+    ],
+)
+def test_what_a_network_gives_is_checked(features: Tensor, logits: Tensor, message: str) -> None:
+    """A column would be spread over all features, and a NaN would pass through the measures of neighbours."""
+    with pytest.raises(ValueError, match=message):
+        Extractor("mine", 3, 5, Gives(features, logits))(torch.zeros(2, 3, 4, 4, dtype=torch.uint8))
+
+
+def test_a_gpu_would_extract_in_whole_float32_with_cudnn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the run allows itself; afterwards it has that again."""
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+
+    def flags() -> tuple[bool, ...]:
+        return cudnn.enabled, cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32
+
+    class Looks(nn.Module):
+        def forward(self, pixels: Tensor) -> Tensor:
+            seen.append(flags())
+            return pixels.flatten(1)
+
+    seen: list[tuple[bool, ...]] = []
+    monkeypatch.setattr(cudnn, "benchmark", True)
+    allowed = matmul.allow_tf32
+    matmul.allow_tf32 = True
+    try:
+        before = flags()
+        Extractor("looks", 12, 0, Looks())(torch.zeros(1, 3, 2, 2, dtype=torch.uint8))
+        assert flags() == before
+    finally:
+        matmul.allow_tf32 = allowed
+    assert seen == [(True, True, False, False, False)]
 
 
 # Inception: with weights of our own, because FID's are not on this machine
@@ -202,7 +262,9 @@ def test_inception_is_torch_fidelitys_network(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(extractors, "INCEPTION_SHA256", hashlib.sha256(data).hexdigest()[:8])
     monkeypatch.setenv("DCGAN_INCEPTION_WEIGHTS", str(tmp_path / "w.pth"))
     pixels = torch.randint(256, (2, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    state = torch.random.get_rng_state()
     features, logits = build_extractor("inception", device=CPU)(pixels)
+    assert torch.equal(torch.random.get_rng_state(), state)
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
     theirs = FeatureExtractorInceptionV3(

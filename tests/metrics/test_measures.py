@@ -122,12 +122,15 @@ def test_kid_by_hand() -> None:
     assert found.tolist() == [9.5]
 
 
-def test_kid_of_subsets_is_that_of_torch_fidelity(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("subsets", [7, 30])
+def test_kid_of_subsets_is_that_of_torch_fidelity(subsets: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each by itself, or, of more subsets than images are worth, all at once."""
     monkeypatch.setattr(kid, "ROWS", 64)  # several blocks, the last one short
     left, right = two_sets()
     random = torch.Generator().manual_seed(0)
     chosen = [
-        torch.stack([torch.randperm(len(side), generator=random)[:50] for _ in range(7)]) for side in (left, right)
+        torch.stack([torch.randperm(len(side), generator=random)[:50] for _ in range(subsets)])
+        for side in (left, right)
     ]
     found = subset_distances(left, right, chosen_real=chosen[0], chosen_fake=chosen[1])
     theirs = fidelity("metric_kid")
