@@ -9,6 +9,8 @@ from typing import Any, TypeGuard
 Row = dict[str, Any]
 Curve = tuple[list[int], list[float]]
 """Steps, rising, and the values there."""
+LARGEST = 1e300
+"""Numbers beyond count as infinite: the difference of two numbers has to be finite."""
 LAST_STEP = 10**15
 """No step is later; a browser can count so far."""
 
@@ -42,11 +44,8 @@ def read_row(line: bytes) -> Row | None:
 
 
 def is_number(value: object) -> TypeGuard[float]:
-    """Whether ``value`` is a finite number that a float can hold, and no truth value."""
-    try:
-        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    except OverflowError:
-        return False
+    """Whether ``value`` is a number that can be drawn, and no truth value."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and -LARGEST <= value <= LARGEST
 
 
 def curves(rows: Sequence[Row]) -> dict[str, Curve]:

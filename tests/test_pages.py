@@ -235,9 +235,9 @@ def test_numbers_of_several_runs_name_the_best(tmp_path: Path) -> None:
     worse = [{"step": 10, "eval/fid_e_n9": 22.0, "eval/recall_e_n9": 0.5}]
     runs = made_run(tmp_path / "a", rows=QUALITY), made_run(tmp_path / "b", rows=worse), made_run(tmp_path / "c")
     text = text_of(*runs, out=tmp_path / "page.html")
-    won = re.findall(r'<td data-run="(\d)" class="won"[^>]*>([^<]*)', text)
-    assert won == [("0", "25"), ("1", "0.5")]
-    assert "<small>best 20 at 20</small><br><small>floor 5</small>" in text
+    won = re.findall(r'<td data-run="(\d)">[^<]*<br><small class="won"[^>]*>([^<]*)', text)
+    assert won == [("0", "best 20 at 20"), ("1", "best 0.5 at 10")]
+    assert "<small>best 22 at 10</small>" in text
     assert '<td data-run="2">&ndash;</td>' in text
     titles = [chart["title"].partition(":")[0] for chart in data_of(text)["charts"]]
     assert titles == ["eval/fid_e_n9", "eval/recall_e_n9", "eval/kid_e_n9", "collapse/ndb"]

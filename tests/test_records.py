@@ -24,7 +24,7 @@ def test_rows_are_read_as_far_as_they_can_be(tmp_path: Path) -> None:
 
 def test_curves_hold_finite_numbers_alone() -> None:
     rows: list[dict[str, object]] = [
-        {"step": 1, "a": 1, "b": "text", "c": float("nan"), "d": 10**400},
+        {"step": 1, "a": 1, "b": "text", "c": float("nan"), "d": 10**400, "f": -1.1e300},
         {"step": 2, "b": True, "c": 0.5, "e": [1]},
         {"step": 2, "a": 7.0},
         {"step": 2, "a": 8.0},

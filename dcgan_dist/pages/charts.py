@@ -18,6 +18,8 @@ LEAST_POINTS = 50
 """Of a curve, however many there are."""
 DIGITS = 7
 """Significant digits of a point: what float32 holds."""
+SMALLEST = 1e-300
+"""Of a point that is not 0: a logarithmic axis ends below its least point, and has to end above 0."""
 
 SECTIONS = {"game": "Curves", "quality": "Quality", "collapse": "Collapse", "speed": "Speed"}
 SECTION_OF = {"eval": "quality", "collapse": "collapse", "time": "speed"}
@@ -106,4 +108,4 @@ def points(runs: Sequence[Run], drawn: Sequence[Chart]) -> list[dict[str, Any]]:
 
 
 def _rounded(value: float) -> float:
-    return float(f"{value:.{DIGITS}g}")
+    return float(f"{value:.{DIGITS}g}") if abs(value) >= SMALLEST else 0.0

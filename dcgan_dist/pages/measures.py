@@ -89,9 +89,9 @@ class Measure:
 
     @property
     def winners(self) -> set[int]:
-        """The runs whose best is the best of all; empty for one run alone, and for measures that have no better."""
+        """The runs whose best is the best of all; empty where there is none better than another."""
         found = {place: cell.best for place, cell in enumerate(self.cells) if cell and cell.best is not None}
-        if len(found) < 2:
+        if len(set(found.values())) < 2:
             return set()
         best = (min if self.better == "lower" else max)(found.values())
         return {place for place, value in found.items() if value == best}

@@ -21,6 +21,9 @@
     return element;
   };
 
+  // A name that may be broken after its underscores and slashes.
+  const breakable = (name) => name.split(/(?<=[_/])/).flatMap((part, i) => (i ? [make("wbr"), part] : [part]));
+
   const written = (value) => {
     if (Number.isInteger(value)) return Math.abs(value) < 1e15 ? value.toLocaleString("en") : value.toExponential(2);
     const size = Math.abs(value);
@@ -46,7 +49,7 @@
   };
 
   const logTicks = (low, high) => {
-    const decades = Math.log10(high / low);
+    const decades = Math.log10(high) - Math.log10(low);
     if (decades < 0.7) return ticks(low, high, 4).filter((value) => value > 0);
     const [every, factors] = decades < 2 ? [1, [1, 2, 5]] : [Math.ceil(decades / 5), [1]];
     const found = [];
@@ -130,7 +133,7 @@
       });
       if (spec.level !== null) this.legend.append(make("li", {}, make("span", { class: "swatch line dashed level" }), `alarm from ${written(spec.level)}`));
       if (spec.alarms.length) this.legend.append(make("li", {}, make("span", { class: "alarm-sign" }, "▼ "), "alarm"));
-      this.figure = make("figure", { class: "chart" }, make("figcaption", {}, make("span", {}, spec.title), this.at), this.legend, this.place);
+      this.figure = make("figure", { class: "chart" }, make("figcaption", {}, make("span", {}, ...breakable(spec.title)), this.at), this.legend, this.place);
       this.figure.dataset.title = spec.title;
       this.width = 0;
     }

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from html import escape
 
-from dcgan_dist.config import LogConfig, TrainConfig, leaves
+from dcgan_dist.config import EvaluationConfig, LogConfig, TrainConfig, leaves
 from dcgan_dist.pages.gather import Run
 from dcgan_dist.pages.measures import GROUPS, Cell, Measure, meaning, measures
 
@@ -18,7 +18,8 @@ _OF_THE_MACHINE = {
     "tracker",
     "project",
 }
-UNMARKED = _OF_THE_MACHINE | {name for name, _ in leaves(LogConfig())} | {"recipe"}
+_MEASURING = {name for name, _ in leaves(EvaluationConfig())} - {"on_collapse", "best_metric"}
+UNMARKED = _OF_THE_MACHINE | _MEASURING | {name for name, _ in leaves(LogConfig())} | {"recipe"}
 """Settings that say where a run ran and what it reported, not what it computed: a difference is shown, not marked."""
 
 
@@ -72,18 +73,18 @@ def _several(measure: Measure) -> str:
             continue
         lines = [_last(cell)]
         if cell.best is not None:
-            lines.append(f"<small>best {_number(cell.best)} at {cell.best_step:,}</small>")
+            won = ' class="won" title="the best of these runs"' if place in measure.winners else ""
+            lines.append(f"<small{won}>best {_number(cell.best)} at {cell.best_step:,}</small>")
         if cell.floor is not None:
             lines.append(f"<small>floor {_number(cell.floor)}</small>")
-        won = ' class="won" title="the best of these runs"' if place in measure.winners else ""
-        cells.append(f'<td data-run="{place}"{won}>{"<br>".join(lines)}</td>')
+        cells.append(f'<td data-run="{place}">{"<br>".join(lines)}</td>')
     return f"<tr>{_name(measure)}{''.join(cells)}</tr>"
 
 
 def _name(measure: Measure) -> str:
     way = f"{measure.better} is better" if measure.better else ""
-    said = ", ".join(filter(None, [meaning(measure.name), way]))
-    return f'<th scope="row">{_breakable(measure.name)} <small>{said}</small></th>'
+    words = f'<span class="meaning">{meaning(measure.name)}{way and ", "}</span>' if meaning(measure.name) else ""
+    return f'<th scope="row">{_breakable(measure.name)} <small>{words}{way}</small></th>'
 
 
 def _last(cell: Cell) -> str:
