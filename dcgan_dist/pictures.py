@@ -34,6 +34,10 @@ LABELS = {
     "loss/g": "generator",
     "score/real": "D(x), real images",
     "score/fake": "D(G(z)), fakes",
+    "score/fake_after": "D(G(z)) after D's step",
+    "loss/ratio": "discriminator's by generator's",
+    "gradient_norm/d": "discriminator",
+    "gradient_norm/g": "generator",
 }
 HISTOGRAM_LABELS = {"real": "real", "fake": "fake", "held_out": "held-out real"}
 """The counts that a row of histograms.jsonl may have, and what they are of."""

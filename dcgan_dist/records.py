@@ -9,6 +9,10 @@ from typing import Any, TypeGuard
 Row = dict[str, Any]
 Curve = tuple[list[int], list[float]]
 """Steps, rising, and the values there."""
+LARGEST = 1e300
+"""Numbers beyond count as infinite: the difference of two numbers has to be finite."""
+LAST_STEP = 10**15
+"""No step is later; a browser can count so far."""
 
 
 def read_rows(path: Path) -> tuple[list[Row], int]:
@@ -23,27 +27,25 @@ def read_rows(path: Path) -> tuple[list[Row], int]:
         lines = path.read_bytes().splitlines()
     except FileNotFoundError:
         return [], 0
-    rows = [row for line in lines if (row := _row(line)) is not None]
+    rows = [row for line in lines if (row := read_row(line)) is not None]
     unreadable = sum(bool(line.strip()) for line in lines) - len(rows)
     return sorted(rows, key=lambda row: int(row["step"])), unreadable
 
 
-def _row(line: bytes) -> Row | None:
+def read_row(line: bytes) -> Row | None:
+    """The row of a line; None for a line that is none."""
     try:
         row = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    if not isinstance(row, dict) or type(row.get("step")) is not int or row["step"] < 0:
+    if not isinstance(row, dict) or type(row.get("step")) is not int or not 0 <= row["step"] <= LAST_STEP:
         return None
     return row
 
 
 def is_number(value: object) -> TypeGuard[float]:
-    """Whether ``value`` is a finite number that a float can hold, and no truth value."""
-    try:
-        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    except OverflowError:
-        return False
+    """Whether ``value`` is a number that can be drawn, and no truth value."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and -LARGEST <= value <= LARGEST
 
 
 def curves(rows: Sequence[Row]) -> dict[str, Curve]:

@@ -23,6 +23,7 @@ from dcgan_dist.distributed.runtime import Runtime
 from dcgan_dist.files import write_whole
 from dcgan_dist.images import write_png
 from dcgan_dist.machine import cpu_model
+from dcgan_dist.records import read_row
 
 
 class RunDirectory:
@@ -63,8 +64,11 @@ class RunDirectory:
         return path
 
     def sample_grids(self) -> list[tuple[int, Path]]:
-        """Pairs (step, file) of all sample grids, oldest first."""
-        return [(int(path.stem.removeprefix("step-")), path) for path in sorted(self.samples.glob("step-*.png"))]
+        """Pairs (step, file) of all sample grids, oldest first; other files are not looked at."""
+        found = [
+            (re.fullmatch(r"step-([0-9]{8,15})\.png", path.name), path) for path in self.samples.glob("step-*.png")
+        ]
+        return sorted((int(match[1]), path) for match, path in found if match)
 
     def write_histograms(self, step: int, edges: Sequence[float], counts: Mapping[str, Sequence[int]]) -> None:
         """Add histograms of D's scores after ``step`` steps; written by the main process.
@@ -128,9 +132,9 @@ def _add_row(path: Path, row: Mapping[str, Any]) -> None:
 
 
 def _rows_before(path: Path, step: int) -> list[bytes]:
-    """The lines of steps before ``step``."""
-    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
-    return [line for line in lines if json.loads(line)["step"] < step]
+    """The lines of steps before ``step``, as far as they can be read."""
+    lines = path.read_bytes().splitlines() if path.exists() else []
+    return [line + b"\n" for line in lines if (row := read_row(line)) and row["step"] < step]
 
 
 def open_run(run_dir: str, *, recipe: str, resume: bool) -> RunDirectory:

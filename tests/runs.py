@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from dcgan_dist.cli import to_yaml
+from dcgan_dist.collapse.reference import ColourMode
 from dcgan_dist.config import changed
 from dcgan_dist.images import write_png
 from dcgan_dist.run_directory import RunDirectory
@@ -31,6 +32,34 @@ def training_rows(count: int, *, every: int = 10) -> list[dict[str, Any]]:
         }
         for number in range(1, count + 1)
     ]
+
+
+def collapse_rows(*scores: float, alarms: Sequence[int] = ()) -> list[dict[str, Any]]:
+    """Rows of evaluations every 100 steps; an alarm at these steps."""
+    return [
+        {
+            "step": 100 * number,
+            "collapse/score_n680": score,
+            "collapse/ndb_k34_n680": score / 2,
+            "collapse/ndb_k34_n680_floor": 0.1,
+            "collapse/alarm": float(100 * number in alarms),
+            "time/eval": 1.0,
+            "time/eval_share": 0.125,
+        }
+        for number, score in enumerate(scores, start=1)
+    ]
+
+
+def mode(hue: float, *, data_share: float, sample_share: float) -> ColourMode:
+    """A colour of much saturation."""
+    return ColourMode(
+        hue=hue,
+        saturation=0.75,
+        brightness=None,
+        data_share=data_share,
+        sample_share=sample_share,
+        reached=sample_share >= data_share / 4,
+    )
 
 
 def made_run(

@@ -160,6 +160,11 @@ def test_gradient_norms_have_a_panel_of_their_own(tmp_path: Path) -> None:
     assert coloured(pixels)[330:].sum() > 1000
 
 
+def test_odd_numbers_are_drawn(tmp_path: Path) -> None:
+    losses = [1e300, -1e300, 5e-324, float("nan"), float("inf"), 0.0]
+    assert coloured(picture(run_with_losses(tmp_path, losses))).any()
+
+
 def test_no_rows_no_losses(tmp_path: Path) -> None:
     plot_losses(RunDirectory(tmp_path))
     assert not list(tmp_path.iterdir())

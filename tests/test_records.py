@@ -12,15 +12,19 @@ def test_rows_are_read_as_far_as_they_can_be(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     deep = b"[" * 100_000
     path.write_bytes(
-        b'{"step": 20, "a": 2}\n\n{"step": 10, "a": 1}\n[1]\n{"a": 3}\n\xff\n{"step": true}\n' + deep + b'\n{"st'
+        b'{"step": 20, "a": 2}\n\n{"step": 10, "a": 1}\n[1]\n{"a": 3}\n\xff\n{"step": true}\n{"step": 1e3}\n{"step": 1'
+        + b"0" * 15
+        + b"1}\n"
+        + deep
+        + b'\n{"st'
     )
-    assert read_rows(path) == ([{"step": 10, "a": 1}, {"step": 20, "a": 2}], 6)
+    assert read_rows(path) == ([{"step": 10, "a": 1}, {"step": 20, "a": 2}], 8)
     assert read_rows(tmp_path / "nothing") == ([], 0)
 
 
 def test_curves_hold_finite_numbers_alone() -> None:
     rows: list[dict[str, object]] = [
-        {"step": 1, "a": 1, "b": "text", "c": float("nan"), "d": 10**400},
+        {"step": 1, "a": 1, "b": "text", "c": float("nan"), "d": 10**400, "f": -1.1e300},
         {"step": 2, "b": True, "c": 0.5, "e": [1]},
         {"step": 2, "a": 7.0},
         {"step": 2, "a": 8.0},

@@ -23,7 +23,7 @@ def write_report(run_directories: Sequence[Path], path: Path) -> list[str]:
     """
     runs = gather(run_directories)
     pictures = embedded(runs)
-    text = page(runs, pictures).encode()
+    text = page(runs, pictures).encode(errors="replace")  # half characters from names of files and JSON
     if len(text) >= PAGE_BYTES:
         raise ValueError(f"the curves of {len(runs)} runs do not fit into one page; name fewer runs")
     write_whole(path, text)

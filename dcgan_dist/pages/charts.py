@@ -1,11 +1,12 @@
 """Which curves a page draws in which chart, and their points."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from dcgan_dist.collapse.score import ALARM
 from dcgan_dist.pages.gather import Run
-from dcgan_dist.pages.measures import beside, is_beside
+from dcgan_dist.pages.measures import beside, is_beside, is_collapse_score, meaning
 from dcgan_dist.pictures import LABELS
 from dcgan_dist.records import extremes
 
@@ -17,19 +18,14 @@ LEAST_POINTS = 50
 """Of a curve, however many there are."""
 DIGITS = 7
 """Significant digits of a point: what float32 holds."""
+SMALLEST = 1e-300
+"""Of a point that is not 0: a logarithmic axis ends below its least point, and has to end above 0."""
 
 SECTIONS = {"game": "Curves", "quality": "Quality", "collapse": "Collapse", "speed": "Speed"}
 SECTION_OF = {"eval": "quality", "collapse": "collapse", "time": "speed"}
 """By the first part of a name; all others are part of the game."""
 UNDRAWN = ("images_seen", "comm/calls", "comm/bytes")
 """Straight lines: their last values are in the table."""
-MEANINGS = LABELS | {
-    "time/step": "seconds a step",
-    "time/data": "seconds a step waiting for data",
-    "time/pause": "seconds of pauses since the last row",
-    "time/images_per_second": "real images a second",
-}
-"""Known names in words."""
 TOGETHER = {"loss": "Loss", "score": "Mean score", "grad": "Gradient norm"}
 """Beginnings of names whose curves share one chart when there is one run."""
 
@@ -52,7 +48,11 @@ class Chart:
 
     title: str
     section: str
-    lines: list[Line]
+    lines: list[Line] = field(default_factory=list)
+    level: float | None = None
+    """Where a dashed line goes: what is as high is an alarm."""
+    alarms: list[tuple[int, int]] = field(default_factory=list)
+    """Run and step of each alarm."""
 
 
 def charts(runs: Sequence[Run]) -> list[Chart]:
@@ -66,13 +66,18 @@ def charts(runs: Sequence[Run]) -> list[Chart]:
         first = name.partition("/")[0]
         group = next((title for start, title in TOGETHER.items() if first.startswith(start)), None)
         title = (group or name) if len(runs) == 1 else _title(name)
-        chart = found.setdefault(title, Chart(title=title, section=SECTION_OF.get(first, "game"), lines=[]))
+        chart = found.setdefault(title, Chart(title=title, section=SECTION_OF.get(first, "game")))
+        if is_collapse_score(name):
+            chart.level = ALARM
+            chart.alarms = [
+                (place, step) for place, run in enumerate(runs) if name in run.curves for step in run.alarms
+            ]
         floors: dict[tuple[str, float], int] = {}  # the first run that has this floor
         for place, run in enumerate(runs):
             if name not in run.curves:
                 continue
             colour = place if len(runs) > 1 else len(chart.lines)
-            label = run.name if len(runs) > 1 else MEANINGS.get(name, name.partition("/")[2] or name)
+            label = run.name if len(runs) > 1 else meaning(name) or name.partition("/")[2] or name
             chart.lines.append(Line(run=place, name=name, label=label, colour=colour))
             if floor := beside(name, "floor", among=list(run.curves)):
                 floors.setdefault((floor, run.curves[floor][1][-1]), place)
@@ -84,7 +89,7 @@ def charts(runs: Sequence[Run]) -> list[Chart]:
 
 def _title(name: str) -> str:
     """A name, and in words if it is a known one."""
-    return f"{name}: {MEANINGS[name]}" if name in MEANINGS else name
+    return f"{name}: {meaning(name)}" if meaning(name) else name
 
 
 def points(runs: Sequence[Run], drawn: Sequence[Chart]) -> list[dict[str, Any]]:
@@ -103,4 +108,4 @@ def points(runs: Sequence[Run], drawn: Sequence[Chart]) -> list[dict[str, Any]]:
 
 
 def _rounded(value: float) -> float:
-    return float(f"{value:.{DIGITS}g}")
+    return float(f"{value:.{DIGITS}g}") if abs(value) >= SMALLEST else 0.0

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from dcgan_dist.cli import read_yaml
+from dcgan_dist.collapse.reference import ColourMode
 from dcgan_dist.config import TrainConfig, changed, leaves
 from dcgan_dist.pictures import histogram_counts
-from dcgan_dist.records import Curve, Row, curves, read_rows
+from dcgan_dist.records import Curve, Row, curves, is_number, read_rows
 from dcgan_dist.run_directory import RunDirectory
 from dcgan_dist.words import counted
 
@@ -35,7 +36,12 @@ class Run:
     recipe_name: str = ""
     environment: dict[str, str] = field(default_factory=dict)
     curves: dict[str, Curve] = field(default_factory=dict)
+    alarms: list[int] = field(default_factory=list)
+    """Steps at which the samples had collapsed."""
     histograms: list[Row] = field(default_factory=list)
+    colours: list[ColourMode] = field(default_factory=list)
+    """Which colours of the data the samples of ``colours_step`` reach."""
+    colours_step: int = 0
     grids: list[tuple[int, Path]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     """What could not be read, for people."""
@@ -104,9 +110,41 @@ def _gathered(path: Path, name: str) -> Run:
     run.environment = _flat(_json(directory.environment, notes))
     rows = _rows(directory.metrics, notes)
     run.curves = curves(rows)
+    run.alarms = [step for step, alarm in zip(*run.curves.pop("collapse/alarm", ([], [])), strict=True) if alarm]
+    for row in _rows(directory.colours, notes):
+        if modes := colour_modes(row):
+            run.colours, run.colours_step = modes, row["step"]
     run.histograms = [row for row in _rows(directory.histograms, notes) if histogram_counts(row)]
-    run.grids = _grids(directory, notes)
+    run.grids = directory.sample_grids()
     return run
+
+
+def colour_modes(row: Row) -> list[ColourMode]:
+    """The modes of a row of colours.jsonl; empty when the row does not hold together."""
+    modes = row.get("modes")
+    found = [_colour_mode(each) for each in modes] if isinstance(modes, list) else []
+    whole = [mode for mode in found if mode is not None]
+    return whole if len(whole) == len(found) else []
+
+
+def _colour_mode(facts: Any) -> ColourMode | None:
+    """The mode that JSON tells; None when it tells none."""
+    if not isinstance(facts, dict) or not isinstance(facts.get("reached"), bool):
+        return None
+    limits = {"hue": 360, "saturation": 1, "brightness": 1, "data_share": 1, "sample_share": 1}
+    values = {name: facts.get(name) for name in limits}
+    if values["brightness"] is None:
+        del values["brightness"]
+    if not all(is_number(value) and 0 <= value <= limits[name] for name, value in values.items()):
+        return None
+    return ColourMode(
+        hue=values["hue"],
+        saturation=values["saturation"],
+        brightness=values.get("brightness"),
+        data_share=values["data_share"],
+        sample_share=values["sample_share"],
+        reached=facts["reached"],
+    )
 
 
 def _recipe(name: str) -> tuple[str, dict[str, str]]:
@@ -172,11 +210,3 @@ def _rows(path: Path, notes: list[str]) -> list[Row]:
     if unreadable:
         notes.append(f"{path.name}: {counted(unreadable, 'line')} cannot be read")
     return rows
-
-
-def _grids(directory: RunDirectory, notes: list[str]) -> list[tuple[int, Path]]:
-    try:
-        return directory.sample_grids()
-    except ValueError:
-        notes.append("samples/ has files step-*.png whose step is no number")
-        return []

@@ -16,6 +16,7 @@ from typing import Any
 from dcgan_dist import __version__
 from dcgan_dist.config import LENGTHS
 from dcgan_dist.pages.charts import SECTIONS, charts, points
+from dcgan_dist.pages.collapse import alarms, panel
 from dcgan_dist.pages.embed import Pictures
 from dcgan_dist.pages.gather import Run
 from dcgan_dist.pages.tables import apart, environment, numbers, settings
@@ -27,6 +28,8 @@ HISTOGRAMS = 120
 """At most this many score histograms of all runs together, spread evenly over each."""
 DATA_SETTINGS = ("data", "image_size", "channels", "classes", "subset_size")
 """Runs that agree in these learn from the same images."""
+_FIRST = (("samples", "numbers"), ("settings", "environment"))
+"""Sections that a page of one run begins with; the latter stand beside the numbers."""
 STATES = ("running", "done", "stopped", "failed")
 """The states of status.json, which are CSS classes too."""
 
@@ -51,35 +54,36 @@ def page(runs: Sequence[Run], pictures: Pictures) -> str:
         "pictures": pictures.uris,
         "factor": pictures.factor,
         "steps": steps,
-        "charts": [
-            {"title": chart.title, "section": chart.section, "lines": [vars(line) for line in chart.lines]}
-            for chart in drawn
-        ],
+        "charts": [{**vars(chart), "lines": [vars(line) for line in chart.lines]} for chart in drawn],
         "histograms": HISTOGRAM_LABELS,
     }
     charted = {name: _charts(name) if any(chart.section == name for chart in drawn) else "" for name in SECTIONS}
-    charted["collapse"] += _nearest(runs, pictures)
-    surroundings = {"environment": ("Environment", environment(runs))}
+    charted["collapse"] = panel(runs, pictures, charts=charted["collapse"])
     sections = {
         "samples": ("Samples", _samples(runs, pictures)),
         "numbers": ("Numbers", numbers(runs)),
         "settings": ("Settings", settings(runs)),
-        **(surroundings if len(runs) == 1 else {}),  # one run has room for it beside its numbers
         "game": (SECTIONS["game"], charted["game"]),
         "histograms": ("Score histograms", _histogram_places(runs, shown)),
         **{name: (title, charted[name]) for name, title in SECTIONS.items() if name != "game"},
-        **surroundings,
+        "environment": ("Environment", environment(runs)),
     }
+    if len(runs) == 1:  # room for it beside the numbers
+        sections = {name: sections[name] for names in _FIRST for name in names} | sections
     there = {name: found for name, found in sections.items() if found[1]}
     title = runs[0].name if len(runs) == 1 else f"{len(runs)} runs: {', '.join(run.name for run in runs)}"
     heading = runs[0].name if len(runs) == 1 else f"{len(runs)} runs"
     style, script = _asset("report.css"), _asset("report.js")
     first_charts = drawn[0].section if drawn else None
-    body = "\n".join(
-        f"{_toolbar() if name == first_charts else ''}"
+    written = {
+        name: f"{_toolbar() if name == first_charts else ''}"
         f'<section id="{name}" aria-labelledby="{name}-title"><h2 id="{name}-title">{text}</h2>{inside}</section>'
         for name, (text, inside) in there.items()
-    )
+    }
+    if len(runs) == 1:
+        first, side = ["".join(written.pop(name, "") for name in names) for names in _FIRST]
+        written = {"first": first, "side": f'<div class="side">{side}</div>', **written}
+    body = "\n".join(written.values())
     links = "".join(f'<a href="#{name}">{text}</a>' for name, (text, _) in there.items())
     policy = (
         f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
@@ -148,6 +152,10 @@ def _card(runs: Sequence[Run], place: int) -> str:
     if run.seconds:
         pace = run.seconds / max(1, run.last_step or 0) * 1000
         facts["time"] = f"{timedelta(seconds=round(run.seconds))}, {pace:.1f} ms a step"
+    if share := run.curves.get("time/eval_share"):
+        facts["of it for evaluations"] = f"{100 * share[1][-1]:.1f} %"
+    if alarms(run):
+        facts["collapse"] = alarms(run)
     if run.environment.get("device"):
         facts["device"] = f"{run.environment.get('world_size', '1')} x {run.environment['device']}"
     if config and not several:
@@ -216,19 +224,6 @@ def _samples(runs: Sequence[Run], pictures: Pictures) -> str:
 
 def _charts(section: str) -> str:
     return f'<div class="charts" data-section="{section}"></div>'
-
-
-def _nearest(runs: Sequence[Run], pictures: Pictures) -> str:
-    """Places for each run's samples beside the images of the data that are nearest to them: copies, or not."""
-    figures = [
-        f'<figure class="nearest" data-run="{place}" data-picture="{picture}"><figcaption>'
-        + (f'<span class="swatch c{place % 8}"></span>{escape(runs[place].name)}: ' if len(runs) > 1 else "")
-        + 'samples, and the real images nearest to each</figcaption><img alt="samples and their nearest real images">'
-        "</figure>"
-        for place, picture in enumerate(pictures.nearest)
-        if picture is not None
-    ]
-    return f'<div class="grids">{"".join(figures)}</div>' if figures else ""
 
 
 def _histogram_places(runs: Sequence[Run], shown: Sequence[Sequence[Any]]) -> str:

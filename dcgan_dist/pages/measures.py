@@ -6,12 +6,52 @@ from dataclasses import dataclass
 
 from dcgan_dist.metrics import quality
 from dcgan_dist.pages.gather import Run
+from dcgan_dist.pictures import LABELS
+from dcgan_dist.records import Curve
 
-BETTER = quality.BETTER | {"score": "lower", "bins": "lower", "duplicates": "lower", "copies": "lower"}
-"""Which way a measure of quality or collapse is better, by its first word.
+BETTER = quality.BETTER | {
+    "score": "lower",
+    "ndb": "lower",
+    "bins_js": "lower",
+    "colour_modes": "higher",
+    "colour_js": "lower",
+    "flower_modes": "higher",
+    "flower_kl": "lower",
+    "flower_unknown": "lower",
+}
+"""Which way a measure of quality or collapse is better, by the beginning of its name.
 
-Losses and scores of a GAN have no better: each is the other's worse.
+Losses and scores of a GAN have no better: each is the other's worse. Nor have likeness, duplicates and copies, of
+which noise has the least.
 """
+MEANINGS = LABELS | {
+    "time/step": "seconds a step",
+    "time/data": "seconds a step waiting for data",
+    "time/pause": "seconds of pauses since the last row",
+    "time/images_per_second": "real images a second",
+    "time/eval": "seconds of an evaluation",
+    "time/eval_share": "part of the time so far that evaluations took",
+    "eval/fid": "Fréchet distance of features",
+    "eval/kid": "kernel distance of features",
+    "eval/is": "inception score",
+    "eval/precision": "samples that lie among reals",
+    "eval/recall": "reals that lie among samples",
+    "eval/density": "reals around a sample",
+    "eval/coverage": "reals that have a sample near",
+    "collapse/score": "variety that samples lack",
+    "collapse/ndb": "bins of another share than the data's",
+    "collapse/bins_js": "divergence of bins, bits",
+    "collapse/colour_modes": "part of the colours reached",
+    "collapse/colour_js": "divergence of colours, bits",
+    "collapse/msssim": "likeness of two samples",
+    "collapse/duplicates": "part with a near-duplicate",
+    "collapse/copies": "part that copies the data",
+    "collapse/data_distance": "distance to the nearest real",
+    "collapse/flower_modes": "kinds of flower found",
+    "collapse/flower_kl": "divergence of kinds of flower, nats",
+    "collapse/flower_unknown": "part that shows no flower",
+}
+"""Known names, or what they are before the first that says what they were made with, in words."""
 GROUPS = {
     "eval": "Quality",
     "collapse": "Collapse",
@@ -49,9 +89,9 @@ class Measure:
 
     @property
     def winners(self) -> set[int]:
-        """The runs whose best is the best of all; empty for one run alone, and for measures that have no better."""
+        """The runs whose best is the best of all; empty where there is none better than another."""
         found = {place: cell.best for place, cell in enumerate(self.cells) if cell and cell.best is not None}
-        if len(found) < 2:
+        if len(set(found.values())) < 2:
             return set()
         best = (min if self.better == "lower" else max)(found.values())
         return {place for place, value in found.items() if value == best}
@@ -82,7 +122,27 @@ def is_beside(name: str) -> bool:
 def better(name: str) -> str:
     """lower, higher or empty, for ``eval/fid_efflite0_n2048`` and its like."""
     group, _, rest = name.partition("/")
-    return BETTER.get(rest.partition("_")[0], "") if group in ("eval", "collapse") else ""
+    ways = (way for start, way in BETTER.items() if f"{rest}_".startswith(f"{start}_"))
+    return next(ways, "") if group in ("eval", "collapse") else ""
+
+
+def meaning(name: str) -> str:
+    """A name in words, empty for an unknown one: ``eval/fid_efflite0_n2048`` is ``eval/fid``."""
+    group, _, rest = name.partition("/")
+    parts = rest.split("_")
+    starts = (f"{group}/{'_'.join(parts[:count])}" for count in range(len(parts), 0, -1))
+    exact = group not in ("eval", "collapse")
+    return MEANINGS.get(name, "") if exact else next((MEANINGS[start] for start in starts if start in MEANINGS), "")
+
+
+def is_collapse_score(name: str) -> bool:
+    """Whether a name is that of the score which gives the alarm."""
+    return name.startswith("collapse/score_n")
+
+
+def collapse_score(run: Run) -> Curve | None:
+    """The score which gives the alarm; None when it was not measured."""
+    return next((curve for name, curve in run.curves.items() if is_collapse_score(name)), None)
 
 
 def beside(name: str, kind: str, *, among: Sequence[str]) -> str | None:

@@ -8,6 +8,11 @@
   const FRAME_MILLISECONDS = 300; // of playing
   const state = { log: false, smoothing: 0.6, axis: "steps", cursor: null, position: 0, hidden: new Set() };
 
+  // A curve is read within the gaps between its rows, not long before it begins or after it has ended.
+  for (const { curves } of data.runs) {
+    for (const curve of Object.values(curves)) curve.gap = curve.x.reduce((most, step, i) => Math.max(most, i ? step - curve.x[i - 1] : 0), 0);
+  }
+
   const make = (tag, attributes = {}, ...inside) => {
     const svg = ["svg", "path", "line", "text", "circle", "g"].includes(tag);
     const element = svg ? document.createElementNS("http://www.w3.org/2000/svg", tag) : document.createElement(tag);
@@ -15,6 +20,9 @@
     element.append(...inside);
     return element;
   };
+
+  // A name that may be broken after its underscores and slashes.
+  const breakable = (name) => name.split(/(?<=[_/])/).flatMap((part, i) => (i ? [make("wbr"), part] : [part]));
 
   const written = (value) => {
     if (Number.isInteger(value)) return Math.abs(value) < 1e15 ? value.toLocaleString("en") : value.toExponential(2);
@@ -41,7 +49,7 @@
   };
 
   const logTicks = (low, high) => {
-    const decades = Math.log10(high / low);
+    const decades = Math.log10(high) - Math.log10(low);
     if (decades < 0.7) return ticks(low, high, 4).filter((value) => value > 0);
     const [every, factors] = decades < 2 ? [1, [1, 2, 5]] : [Math.ceil(decades / 5), [1]];
     const found = [];
@@ -123,7 +131,9 @@
         this.legend.append(item);
         return { item, value };
       });
-      this.figure = make("figure", { class: "chart" }, make("figcaption", {}, make("span", {}, spec.title), this.at), this.legend, this.place);
+      if (spec.level !== null) this.legend.append(make("li", {}, make("span", { class: "swatch line dashed level" }), `alarm from ${written(spec.level)}`));
+      if (spec.alarms.length) this.legend.append(make("li", {}, make("span", { class: "alarm-sign" }, "▼ "), "alarm"));
+      this.figure = make("figure", { class: "chart" }, make("figcaption", {}, make("span", {}, ...breakable(spec.title)), this.at), this.legend, this.place);
       this.figure.dataset.title = spec.title;
       this.width = 0;
     }
@@ -140,7 +150,8 @@
       const lines = this.lines();
       this.values.forEach(({ item }, number) => { item.hidden = state.hidden.has(this.spec.lines[number].run); });
       const drawable = (value) => !state.log || value > 0;
-      const values = lines.flatMap((line) => line.curve.y.filter(drawable));
+      const level = this.spec.level;
+      const values = [...lines.flatMap((line) => line.curve.y), ...(level === null ? [] : [level])].filter(drawable);
       let [low, high] = values.length ? [Math.min(...values), Math.max(...values)] : [state.log ? 0.1 : 0, 1];
       if (state.log) [low, high] = low === high ? [low / 2, high * 2] : [low / 1.1, high * 1.1];
       else {
@@ -162,13 +173,25 @@
         if (x.length === 1 && drawable(y[0])) svg.append(make("circle", { class: kind.replace("curve", "dot"), r: 3.5, cx: places(y)[0][0], cy: places(y)[0][1] }));
         if (smooth) svg.append(make("path", { class: kind, d: path(places(smoothed(line.curve))) }));
       }
+      if (level !== null) svg.append(make("line", { class: "level", x1: box.left, x2: this.frame.right, y1: up(level), y2: up(level) }));
+      const alarms = this.spec.alarms.filter(([run]) => !state.hidden.has(run));
+      for (const [run, step] of alarms) {
+        const at = along(step * factor(run));
+        const own = data.runs.length > 1 ? ` c${run % 8}` : "";
+        svg.append(make("line", { class: "alarm", x1: at, x2: at, y1: box.top, y2: bottom }));
+        const sign = make("path", { class: `alarm-sign${own}`, d: path([[at - 5, box.top], [at + 5, box.top], [at, box.top + 9]]) });
+        Object.assign(sign.dataset, { run, step });
+        svg.append(sign);
+      }
       this.marker = make("line", { class: "marker", y1: box.top, y2: bottom });
       this.cross = make("g");
       svg.append(this.marker, this.cross);
       svg.setAttribute("role", "img");
       svg.setAttribute("tabindex", "0");
       svg.setAttribute("aria-label", `${this.spec.title}. ` + lines.map(({ label, curve: { x, y } }) =>
-        `${label}: ${written(y[y.length - 1])} at step ${written(x[x.length - 1])}, from ${written(Math.min(...y))} to ${written(Math.max(...y))}`).join(". ") + ". Arrow keys read the values.");
+        `${label}: ${written(y[y.length - 1])} at step ${written(x[x.length - 1])}, from ${written(Math.min(...y))} to ${written(Math.max(...y))}`)
+        .concat(alarms.map(([run, step]) => `alarm at step ${written(step)}${data.runs.length > 1 ? ` of ${data.runs[run].name}` : ""}`))
+        .concat("Arrow keys read the values.").join(". "));
       const value = (event) => {
         const bounds = svg.getBoundingClientRect();
         return this.frame.value(((event.clientX - bounds.left) / bounds.width) * this.width);
@@ -209,8 +232,9 @@
         const { x, y } = line.curve;
         const unit = factor(line.run);
         const i = state.cursor === null ? x.length - 1 : nearest(x, state.cursor / unit);
-        this.values[line.number].value.textContent = written(y[i]);
-        if (state.cursor === null) continue;
+        const there = state.cursor === null || Math.abs(x[i] * unit - state.cursor) <= Math.max(line.curve.gap * unit, longest() / 50);
+        this.values[line.number].value.textContent = there ? written(y[i]) : "–";
+        if (state.cursor === null || !there) continue;
         if (Math.abs(x[i] * unit - state.cursor) < distance) [at, distance] = [x[i] * unit, Math.abs(x[i] * unit - state.cursor)];
         if (!line.floor && (!state.log || y[i] > 0)) {
           this.cross.append(make("circle", { class: `dot ${colour(line)}`, r: 4, cx: along(x[i] * unit), cy: up(y[i]) }));
@@ -218,6 +242,7 @@
       }
       if (at !== null) this.cross.prepend(make("line", { class: "cursor", x1: along(at), x2: along(at), y1: box.top, y2: bottom }));
       const unit = state.axis === "images" ? "images" : "step";
+      if (at === null && state.cursor !== null) at = Math.round(state.cursor);
       this.at.textContent = at === null ? "last values" : unit === "step" ? `step ${written(at)}` : `${written(at)} images`;
     }
 
@@ -358,7 +383,7 @@
     box.addEventListener("change", () => {
       const run = Number(box.dataset.run);
       if (box.checked) state.hidden.delete(run); else state.hidden.add(run);
-      for (const figure of document.querySelectorAll(`figure[data-run="${run}"]`)) figure.hidden = !box.checked;
+      for (const part of document.querySelectorAll(`figure[data-run="${run}"], .verdict[data-run="${run}"]`)) part.hidden = !box.checked;
       drawAll();
     });
   }

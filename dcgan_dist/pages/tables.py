@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from html import escape
 
-from dcgan_dist.config import LogConfig, TrainConfig, leaves
+from dcgan_dist.config import EvaluationConfig, LogConfig, TrainConfig, leaves
 from dcgan_dist.pages.gather import Run
-from dcgan_dist.pages.measures import GROUPS, Cell, Measure, measures
+from dcgan_dist.pages.measures import GROUPS, Cell, Measure, meaning, measures
 
 _OF_THE_MACHINE = {
     "data",
@@ -18,7 +18,8 @@ _OF_THE_MACHINE = {
     "tracker",
     "project",
 }
-UNMARKED = _OF_THE_MACHINE | {name for name, _ in leaves(LogConfig())} | {"recipe"}
+_MEASURING = {name for name, _ in leaves(EvaluationConfig())} - {"on_collapse", "best_metric"}
+UNMARKED = _OF_THE_MACHINE | _MEASURING | {name for name, _ in leaves(LogConfig())} | {"recipe"}
 """Settings that say where a run ran and what it reported, not what it computed: a difference is shown, not marked."""
 
 
@@ -72,17 +73,18 @@ def _several(measure: Measure) -> str:
             continue
         lines = [_last(cell)]
         if cell.best is not None:
-            lines.append(f"<small>best {_number(cell.best)} at {cell.best_step:,}</small>")
+            won = ' class="won" title="the best of these runs"' if place in measure.winners else ""
+            lines.append(f"<small{won}>best {_number(cell.best)} at {cell.best_step:,}</small>")
         if cell.floor is not None:
             lines.append(f"<small>floor {_number(cell.floor)}</small>")
-        won = ' class="won" title="the best of these runs"' if place in measure.winners else ""
-        cells.append(f'<td data-run="{place}"{won}>{"<br>".join(lines)}</td>')
+        cells.append(f'<td data-run="{place}">{"<br>".join(lines)}</td>')
     return f"<tr>{_name(measure)}{''.join(cells)}</tr>"
 
 
 def _name(measure: Measure) -> str:
-    way = f" <small>{measure.better} is better</small>" if measure.better else ""
-    return f'<th scope="row">{_breakable(measure.name)}{way}</th>'
+    way = f"{measure.better} is better" if measure.better else ""
+    words = f'<span class="meaning">{meaning(measure.name)}{way and ", "}</span>' if meaning(measure.name) else ""
+    return f'<th scope="row">{_breakable(measure.name)} <small>{words}{way}</small></th>'
 
 
 def _last(cell: Cell) -> str:
@@ -113,11 +115,9 @@ def settings(runs: Sequence[Run]) -> str:
         kind = " ".join(["other" if other else "usual", *(["apart"] if name in differing else [])])
         rows.append(f'<tr class="{kind}"><th scope="row">{_breakable(name)}</th>{"".join(cells)}</tr>')
     compared = " or ".join(dict.fromkeys(run.recipe_name for run in runs if run.recipe_name))
-    several = " or between the runs" if len(runs) > 1 else ""
     return (
         f"<p>Marked: not as in {escape(compared)}.</p>"
-        '<p><label><input type="checkbox" id="all-settings"> '
-        f"show the settings too that differ neither from it{several}</label></p>"
+        '<p><label><input type="checkbox" id="all-settings"> show all settings</label></p>'
         + _table("settings", ["setting", *_columns(runs)], rows=rows)
     )
 
