@@ -132,7 +132,7 @@ def _colour_mode(facts: Any) -> ColourMode | None:
     if not isinstance(facts, dict) or not isinstance(facts.get("reached"), bool):
         return None
     limits = {"hue": 360, "saturation": 1, "brightness": 1, "data_share": 1, "sample_share": 1}
-    values = {name: facts.get(name) for name in limits}
+    values: dict[str, Any] = {name: facts.get(name) for name in limits}
     if values["brightness"] is None:
         del values["brightness"]
     if not all(is_number(value) and 0 <= value <= limits[name] for name, value in values.items()):
