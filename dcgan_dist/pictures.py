@@ -119,7 +119,11 @@ def _figure(width: float, height: float) -> "Figure":
     """A figure of these inches; matplotlib takes half a second to import."""
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(width, height), layout="constrained")
+    figure = Figure(figsize=(width, height))
+    figure.subplots_adjust(  # in inches, all: matplotlib's own layouts take half of the time that the picture takes
+        left=0.8 / width, right=1 - 0.15 / width, bottom=0.5 / height, top=1 - 0.35 / height, hspace=0.15
+    )
+    return figure
 
 
 def _write(path: Path, figure: "Figure") -> None:

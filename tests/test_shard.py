@@ -364,7 +364,7 @@ def wait_for(path: Path) -> None:
         time.sleep(0.01)
 
 
-DRAWN = ["--size", "8", "--count", "200", "--shard-images", "10"]
+DRAWN = ["--size", "8", "--count", "400", "--shard-images", "10"]
 
 
 @pytest.fixture(scope="module")
@@ -383,7 +383,7 @@ def test_a_stopped_conversion_goes_on_to_the_same_bytes(
     process = subprocess.Popen(
         [*COMMAND, "synthetic", "--out", str(out), "--workers", "2", *DRAWN], stderr=subprocess.PIPE, text=True
     )
-    wait_for(out / "set-000001.tar")
+    wait_for(out / "set-000000.tar")
     process.send_signal(how)
     _, errors = process.communicate(timeout=60)
     if how == signal.SIGKILL:
