@@ -109,7 +109,7 @@ def print_answers(title: str, directory: Path, *, picture: Path | None, cases: P
             name = f"{title}-{case.name}".replace(" ", "-").replace(",", "").lower()
             write_png(cases / f"{name}.png", grid(case.samples[:64]))
         if picture is not None and "noise of 20" in case.name:
-            write_png(picture, nearest_picture(case.samples, reference, data=data, rows=6))
+            write_png(picture, nearest_picture(case.samples, reference, data=data.__getitem__, rows=6))
 
 
 def print_run(run: Path) -> None:

@@ -7,7 +7,7 @@ sha256 of each file. Nothing random has a state, so there is none to save.
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -145,7 +145,7 @@ def tidy(directory: Path, *, keep: int) -> None:
 def forget(directory: Path, *, after: int) -> None:
     """Remove the checkpoints of steps past ``after``, which are to be made again."""
     for path in _directories(directory):
-        if int(path.name.removeprefix("step-")) > after:
+        if _step(path) > after:
             shutil.rmtree(path.rename(directory / f".{path.name}.removing"))
 
 
@@ -154,15 +154,18 @@ def _sweep(directory: Path) -> None:
         shutil.rmtree(stale)
 
 
-def newest(directory: Path) -> tuple[Checkpoint | None, list[str]]:
+def newest(*directories: Path) -> tuple[Checkpoint | None, list[str]]:
     """The newest checkpoint that verifies, and a sentence on each damaged one, which is renamed ``.damaged``.
+
+    Of two of one step it is that of the first directory.
 
     Raises:
         ValueError: when there are checkpoints but none verifies.
     """
     told: list[str] = []
     damaged: list[Path] = []
-    for path in reversed(_directories(directory)):
+    paths = [path for directory in directories for path in _directories(directory)]
+    for path in sorted(paths, key=_step, reverse=True):
         try:
             found = verified(path)
         except DamagedCheckpointError as error:
@@ -175,19 +178,19 @@ def newest(directory: Path) -> tuple[Checkpoint | None, list[str]]:
             bad.rename(aside)
         return found, told
     if told:
-        raise ValueError(f"resume: no checkpoint in {directory} is whole; {'; '.join(told)}")
+        raise ValueError(f"resume: no checkpoint in {_named(directories)} is whole; {'; '.join(told)}")
     return None, told
 
 
-def newest_of_some(directory: Path) -> tuple[Checkpoint, list[str]]:
+def newest_of_some(*directories: Path) -> tuple[Checkpoint, list[str]]:
     """As ``newest``, where there have to be checkpoints.
 
     Raises:
         ValueError: when there is none, or none verifies.
     """
-    found, told = newest(directory)
+    found, told = newest(*directories)
     if found is None:
-        raise ValueError(f"no checkpoint in {directory}")
+        raise ValueError(f"no checkpoint in {_named(directories)}")
     return found, told
 
 
@@ -276,7 +279,7 @@ def check_resumable(checkpoint: Checkpoint, config: TrainConfig, *, data_digest:
         ValueError: listing every difference.
     """
     saved = checkpoint.state["config"]
-    may_differ = MAY_DIFFER if saved["eval_every"] else MAY_DIFFER | _OF_EVALUATIONS
+    may_differ = MAY_DIFFER if checkpoint.state["best"] else MAY_DIFFER | _OF_EVALUATIONS  # nothing to compare with
     differences = [
         f"{name}: was {saved.get(name)}, now {value}"
         for name, value in config_dict(config).items()
@@ -360,3 +363,12 @@ def _load_optimizer(path: Path, optimizer: Optimizer) -> None:
 def _directories(directory: Path) -> list[Path]:
     """Checkpoints under their final names, oldest first."""
     return sorted(path for path in directory.glob("step-" + "[0-9]" * 8) if path.is_dir())
+
+
+def _step(path: Path) -> int:
+    """Steps done, by a checkpoint's name."""
+    return int(path.name.removeprefix("step-"))
+
+
+def _named(directories: Sequence[Path]) -> str:
+    return " or ".join(map(str, directories))

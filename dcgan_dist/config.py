@@ -125,11 +125,11 @@ class OptimConfig:
     ema_decay: float = 0.0
     """Memory of the exponential moving average of the generator, which is then sampled; 0 is off."""
     on_divergence: Literal["stop", "rollback"] = "stop"
-    """When a loss or weight is not a number: stop, or go back to the last checkpoint with a lower learning rate."""
+    """When a loss or weight is not a number: stop, or go back to the newest checkpoint with a lower learning rate."""
     rollback_lr_factor: float = 0.5
     """Factor on both networks' learning rates at each rollback."""
     max_rollbacks: int = 3
-    """Rollbacks after which a divergence stops the run all the same."""
+    """Rollbacks, of divergence and collapse together, after which a divergence stops the run and a collapse is told."""
 
     def __post_init__(self) -> None:
         _positive("lr", self.lr)
@@ -243,7 +243,7 @@ class EvaluationConfig:
 
     eval_every: int = 0
     """Steps between evaluations of quality and variety; the last step has one too, unless the run is shorter than
-    this. 0 is none."""
+    this. 0 is none. A signal to stop waits for the one in progress."""
     extractor: Literal["auto", "efflite0", "inception", "pixels", "none"] = "auto"
     """Network whose features quality is measured with; docs/metrics.md. auto: efflite0 where the extra eval is
     installed, else none: variety alone is measured, which needs no network."""
@@ -254,7 +254,8 @@ class EvaluationConfig:
     extractor_weights: str = ""
     """File of the weights of extractor inception; default: $DCGAN_INCEPTION_WEIGHTS, or where torch keeps downloads."""
     best_metric: Literal["auto", "fid", "kid", "is", "precision", "recall", "density", "coverage", "collapse"] = "auto"
-    """What best/ is chosen by. auto: kid when quality is measured, else the score of collapse."""
+    """What best/ is chosen by, among generators whose samples have not collapsed once there is one. auto: kid when
+    quality is measured, else the score of collapse."""
     on_collapse: Literal["warn", "rollback"] = "warn"
     """What an alarm of collapse does besides saying so. rollback: go back to best/ with a lower learning rate, as
     on_divergence does."""

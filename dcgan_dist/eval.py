@@ -116,6 +116,8 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         arguments = parser.parse_args(argv)
         if arguments.extractor != "inception" and (arguments.download or arguments.weights):
             parser.error("--download and --weights are for --extractor inception")
+        if arguments.score and arguments.nearest:
+            parser.error("--nearest is a picture of samples, --score is of files: give one of them")
     return arguments
 
 

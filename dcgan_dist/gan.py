@@ -35,7 +35,7 @@ class Player:
     lr: float
     lr_decay: float
     lr_factor: float = 1.0
-    """What roll-backs after a divergence have left of the learning rate."""
+    """What rollbacks have left of the learning rate."""
 
     def __post_init__(self) -> None:
         self.parameters = list(self.plain.parameters())

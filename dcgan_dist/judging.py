@@ -32,7 +32,7 @@ def default_extractor() -> Literal["efflite0", "none"]:
 
 @dataclass(frozen=True, kw_only=True)
 class Judgement:
-    """The numbers of one evaluation; the same on every rank."""
+    """The numbers of one evaluation; the same on every rank, but for its seconds."""
 
     quality: Evaluation | None
     """None without an extractor."""
@@ -67,7 +67,7 @@ class Judgement:
             said.append(f"recall {found['recall']:.2f} (floor {floor['recall']:.2f})")
         if self.collapse is not None:
             said.append(f"collapse {self.collapse:.2f} (alarm {ALARM})")
-        return ", ".join(said)
+        return ", ".join(said) or "nothing is measured"
 
 
 class Judge:
@@ -86,23 +86,32 @@ class Judge:
     def __init__(self, config: TrainConfig, *, device: torch.device, report: Report = silent) -> None:
         self._begin = time.perf_counter()
         self.told: list[str] = []
-        """Sentences for the user."""
+        """Sentences for the user on what is not measured."""
         self._config = config
         self._variety: Variety | None = None
         settings = config.evaluation
+        if settings.best_metric in BETTER and settings.extractor == "none":
+            raise ValueError(f"best_metric {settings.best_metric} needs an extractor, got extractor none")
         self.real_images = open_real_images(config.images, config.network)
         """What is compared with."""
         self.real_features: Reference | None = None
         """The real side of quality; None without an extractor."""
         if settings.extractor != "none":
             self.real_features = prepare(settings, self.real_images, device=device, report=report)
+            if settings.best_metric in BETTER and settings.best_metric not in self.real_features.floor:
+                raise ValueError(
+                    f"best_metric {settings.best_metric} needs an extractor that classifies, got {settings.extractor}"
+                )
         report("variety of the real images", 0, self.real_images.count)
         self._samples, lacking = collectives.from_main(self._look_at)
+        """How many samples variety is measured with; 0 where it cannot be, and why."""
         report("variety of the real images", self.real_images.count, self.real_images.count)
-        """How many samples variety is measured with; 0 where it cannot be."""
-        self.told += lacking
-        if settings.best_metric not in ("auto", "collapse") and self.real_features is None:
-            raise ValueError(f"best_metric {settings.best_metric} needs an extractor, got extractor none")
+        if lacking and settings.best_metric == "collapse":
+            raise ValueError(f"best_metric collapse: {lacking}")
+        if lacking and settings.on_collapse == "rollback":
+            raise ValueError(f"on_collapse rollback: {lacking}")
+        if lacking:
+            self.told.append(lacking)
         self._seconds = time.perf_counter() - self._begin
 
     @property
@@ -146,19 +155,19 @@ class Judge:
 
         def draw() -> Pixels:
             assert self._variety is not None
-            return nearest_picture(pixels, self._variety.reference, data=self._variety.pixels())
+            return nearest_picture(pixels, self._variety.reference, data=self._variety.pixels)
 
         picture = collectives.from_main(draw)
         self._seconds += time.perf_counter() - begin
         return picture
 
-    def _look_at(self) -> tuple[int, list[str]]:
-        """Fit the measures of variety; how many samples they take, and what there is to say. Main process only."""
+    def _look_at(self) -> tuple[int, str]:
+        """Fit the measures of variety; how many samples they take, or why they cannot be taken. Main process only."""
         try:
             self._variety = real_variety(self.real_images)
         except UnfitDataError as error:
-            return 0, [f"collapse is not measured: {error}"]
-        return self._variety.reference.samples, []
+            return 0, f"collapse is not measured: {error}"
+        return self._variety.reference.samples, ""
 
     def _pixels(self, generator: nn.Module) -> Pixels:
         config = self._config

@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -64,8 +64,8 @@ class Training:
     """How often the run has diverged or collapsed and gone back."""
     judge: Judge | None = None
     """None when nothing is measured."""
-    best: float | None = None
-    """Of the checkpoint in ``best``, lower is better; None before the first evaluation."""
+    best: tuple[bool, float] | None = None
+    """Of the checkpoint in ``best``: whether its samples have collapsed, and what it was chosen by; lower is better."""
     may_collapse: bool = False
     """Whether the samples have been varied since the last alarm: every run begins with a generator of one image."""
     clock: "Clock" = field(default_factory=lambda: Clock())
@@ -145,26 +145,34 @@ class Training:
                 raise DivergenceError(
                     f"{error} ({self.rollbacks} rollbacks, as many as max_rollbacks allows, have not)"
                 ) from None
-            self._roll_back(str(error), to=self.run.checkpoints)
+            self._roll_back(str(error), to=(self.run.checkpoints, self.run.best))
             return False
         return True
 
-    def _roll_back(self, why: str, *, to: Path) -> None:
-        """Go back to the newest checkpoint in ``to``, with lower learning rates.
+    def go_on_from(self, found: checkpoint.Checkpoint) -> None:
+        """Take over how far the run had come at a checkpoint; its networks have been loaded."""
+        self.step, state = found.step, found.state
+        self.rollbacks = state["rollbacks"]
+        self.best = state["best"] and tuple(state["best"])
+        self.may_collapse = state["may_collapse"]
+
+    def _roll_back(self, why: str, *, to: Sequence[Path]) -> None:
+        """Go back to the newest checkpoint of these directories, with lower learning rates.
 
         Raises:
             DivergenceError: when none is whole.
         """
         self.wait_for_checkpoint()
         try:
-            found, told = collectives.from_main(partial(checkpoint.newest_of_some, to))
+            found, told = collectives.from_main(partial(checkpoint.newest_of_some, *to))
             collectives.on_all(partial(checkpoint.load, found, self.gan))
             checkpoint.check_loaded(self.gan)
         except ValueError as lost:
             raise DivergenceError(f"{why}, and there is nothing to go back to: {lost}") from None
-        self.step = found.step
+        rollbacks = self.rollbacks + 1
+        self.go_on_from(found)
+        self.rollbacks = rollbacks
         self.runtime.stop.rewound()
-        self.rollbacks += 1
         optim = self.gan.config.optim
         factor = optim.rollback_lr_factor**self.rollbacks  # the same rate would diverge again: runs repeat
         for player in (self.gan.generator, self.gan.discriminator):
@@ -189,26 +197,28 @@ class Training:
                 self.run.write_colours(self.step, found.colours)
         alarm = found.is_collapsed and self.may_collapse
         self.may_collapse = not found.is_collapsed
-        self.tracker.say(f"step {self.step}: {found.sentence()}")
         if alarm:
-            self.tracker.alert("collapse", f"the samples of step {self.step} have collapsed; see {self.run.metrics}")
+            self.tracker.alert("collapse", f"the samples of step {self.step} have collapsed: {found.sentence()}")
+        else:
+            self.tracker.say(f"step {self.step}: {found.sentence()}")
         return Verdict(found, alarm, share=self.judge.share)
 
     def act_on(self, verdict: Verdict) -> bool:
         """Keep the best checkpoint; True after a rollback to it, when there was an alarm and the config wants that.
 
+        A generator whose samples have collapsed is the best as long as all have, so that a rollback leaves a collapse.
+
         Raises:
             DivergenceError: when there is nothing to go back to.
         """
-        value, config = verdict.judgement.best, self.gan.config
-        if value is not None and not verdict.alarm and (self.best is None or value < self.best):
-            self.best = value
+        found, config = verdict.judgement, self.gan.config
+        if found.best is not None and (self.best is None or (found.is_collapsed, found.best) < self.best):
+            self.best = (found.is_collapsed, found.best)
             self._save(self.run.best, keep=1)
         may_go_back = config.evaluation.on_collapse == "rollback" and self.rollbacks < config.optim.max_rollbacks
         if not verdict.alarm or not may_go_back:
             return False
-        self._roll_back(f"the samples of step {self.step} have collapsed", to=self.run.best)
-        self.may_collapse = True
+        self._roll_back(f"the samples of step {self.step} have collapsed", to=[self.run.best])
         collectives.from_main(partial(checkpoint.forget, self.run.checkpoints, after=self.step - 1))
         self.save()  # with the lower rates
         return True

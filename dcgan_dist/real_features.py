@@ -3,7 +3,8 @@
 import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+import secrets
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,7 +27,7 @@ from dcgan_dist.metrics.features import FeatureSet, extract
 from dcgan_dist.metrics.moments import Moments
 from dcgan_dist.metrics.quality import LEAST_IMAGES, quality
 
-FORMAT = 1
+FORMAT = 2
 """Version of the kept file; changes when anything about the numbers in it does."""
 
 
@@ -106,7 +107,7 @@ class Reference:
     floor: dict[str, float]
     """Each measure between two parts of the data, by its short name: what the data themselves get."""
     features: FeatureSet | None
-    """On the main process; None on the others, which do not need them."""
+    """On the main process, without logits, which no measure asks of the data; None on the others."""
     told: str
     """For people: where the features come from."""
 
@@ -142,7 +143,7 @@ def reference(
     used = max(images, 2 * floor_images)
     name = _file_name(extractor, reals, images=images, used=used)
     places = [reals.files.index.directory, loader.cache_directory(reals.cache_dir) / "features"]
-    own = _read(places, name, extractor, images=images) if collectives.rank() == 0 else None
+    own = _read(places, name, images=images) if collectives.rank() == 0 else None
     found = collectives.from_main(lambda: None if own is None else (own.floor, own.told))
     if found is not None:
         floor, told = found
@@ -156,7 +157,8 @@ def reference(
         device=device,
         report=lambda done: report(done, used),
     )
-    compared = everything if used == images else everything.part(0, images)
+    moments = everything.moments if used == images else Moments.of(everything.features[:images])
+    compared = FeatureSet(everything.features[:images].clone(), None, moments)  # the rest can be freed
 
     def judge_and_keep() -> tuple[dict[str, float], str]:
         first, second = everything.part(0, floor_images), everything.part(floor_images, 2 * floor_images)
@@ -187,30 +189,36 @@ def _file_name(extractor: Extractor, reals: RealImages, *, images: int, used: in
 def _keep(places: Sequence[Path], name: str, features: FeatureSet, *, floor: dict[str, float]) -> str:
     """Write the file to the first place that takes it; a sentence on what came of it."""
     tensors = {"features": features.features, "mean": features.moments.mean, "scatter": features.moments.scatter}
-    if features.logits is not None:
-        tensors["logits"] = features.logits
     tensors = {key: tensor.cpu().contiguous() for key, tensor in sorted(tensors.items())}
-    data = save(tensors, {"digest": collectives.digest(tensors), "floor": json.dumps(floor)})
+    facts = {"floor": json.dumps(floor)}
+    data = save(tensors, facts | {"digest": _digest(tensors, facts["floor"])})
     for place in places:
         with contextlib.suppress(OSError):  # read-only, or full
             place.mkdir(parents=True, exist_ok=True)
-            write_whole(place / name, data)
+            own = place / f"{name}.{secrets.token_hex(4)}"  # another run may be writing this very file
+            write_whole(own, data)
+            own.replace(place / name)
             return f"computed, and kept in {place}"
     return f"computed, and not kept: none of {', '.join(map(str, places))} can be written"
 
 
-def _read(places: Sequence[Path], name: str, extractor: Extractor, *, images: int) -> _Kept | None:
+def _read(places: Sequence[Path], name: str, *, images: int) -> _Kept | None:
     """What the file says; None if there is none that is whole."""
     for place in places:
         try:
             with safe_open(place / name, "pt") as file:
                 tensors = {key: file.get_tensor(key) for key in sorted(file.keys())}
-                facts = file.metadata()
-            if collectives.digest(tensors) != facts["digest"]:
+                facts = file.metadata() or {}
+            if _digest(tensors, facts["floor"]) != facts["digest"]:
                 continue
             moments = Moments(images, tensors["mean"], tensors["scatter"])
-            features = FeatureSet(tensors["features"], tensors["logits"] if extractor.classes else None, moments)
+            features = FeatureSet(tensors["features"], None, moments)
             return _Kept(features, json.loads(facts["floor"]), f"read from {place}")
-        except (OSError, SafetensorError, KeyError, ValueError):
+        except (OSError, SafetensorError, KeyError):
             continue
     return None
+
+
+def _digest(tensors: Mapping[str, Tensor], floor: str) -> str:
+    """Changes with any bit of the numbers in the file."""
+    return hashlib.sha256(f"{collectives.digest(tensors)} {floor}".encode()).hexdigest()

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from dcgan_dist.collapse.pixels import Pixels
+from dcgan_dist.collapse.pixels import Integers, Pixels
 from dcgan_dist.collapse.reference import FORMAT, MOST_IMAGES, SAMPLES, Reference, fit
 from dcgan_dist.data.permute import permutation
 from dcgan_dist.kept import KeptFile
@@ -21,14 +21,14 @@ class Variety:
     looked_at: RealImages
     """The images it was fitted on, none mirrored."""
 
-    def pixels(self) -> Pixels:
-        """(N, H, W, C): the images it was fitted on.
+    def pixels(self, places: Integers) -> Pixels:
+        """(len(places), H, W, C): of the images it was fitted on those at these places, none twice.
 
         Raises:
             ValueError: If a shard or an image is damaged.
             OSError: If a shard cannot be had.
         """
-        return _pixels(self.looked_at)
+        return _pixels(replace(self.looked_at, images=self.looked_at.images[places]))
 
 
 class UnfitDataError(ValueError):

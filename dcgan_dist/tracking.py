@@ -5,6 +5,7 @@ Only the main process has sinks; on the other ranks every method does nothing, s
 
 import contextlib
 import json
+import math
 import os
 import sys
 import time
@@ -55,7 +56,8 @@ class JsonLines:
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         before = self._file.tell()
-        line = (json.dumps({"step": step, **values}) + "\n").encode()
+        finite = {name: value if math.isfinite(value) else None for name, value in values.items()}  # JSON has no other
+        line = (json.dumps({"step": step, **finite}) + "\n").encode()
         try:
             while line:
                 line = line[self._file.write(line) :]

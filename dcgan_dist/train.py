@@ -16,6 +16,7 @@ from rich.console import Console
 
 from dcgan_dist import checkpoint
 from dcgan_dist.cli import fail, is_first_process, parse, read_yaml, tell, to_yaml
+from dcgan_dist.collapse.pixels import Pixels
 from dcgan_dist.config import LENGTHS, TrainConfig, changed, without_effect
 from dcgan_dist.data.loader import Loader, open_loader
 from dcgan_dist.distributed import collectives
@@ -149,8 +150,7 @@ def _prepared(config: TrainConfig, runtime: Runtime) -> _Job:
     for sentence in (*without_effect(config), *launcher_disagreements(config.compute)):
         console.print(f"warning: {sentence}")
     config = changed(config, {"loader": collectives.from_main(partial(_chosen_loader, config))})
-    if config.evaluation.eval_every:
-        config = changed(config, {"extractor": _chosen_extractor(config, console)})
+    config = changed(config, {"extractor": _chosen_extractor(config, console)})
     gan = collectives.on_all(partial(build_gan, config, runtime))
     loader = open_loader(config.images, config.network, seed=config.seed, rows=rows, device=runtime.device)
     total_steps = config.steps(loader.image_count)
@@ -171,7 +171,7 @@ def _prepared(config: TrainConfig, runtime: Runtime) -> _Job:
         if runtime.is_main:
             run.requeue.unlink(missing_ok=True)  # a start that fails must not be queued again
     if config.run.resume:
-        resumed, told = collectives.from_main(partial(_newest, run))
+        resumed, told = collectives.from_main(partial(checkpoint.newest, run.checkpoints, run.best))
         told = told if resumed else [f"resume: no checkpoint in {run.path}, starting at step 0"]
         console.print(*told, sep="\n", end="\n" if told else "")
     if resumed:
@@ -188,7 +188,7 @@ def _prepared(config: TrainConfig, runtime: Runtime) -> _Job:
     if resumed:
         collectives.from_main(partial(checkpoint.tidy, run.checkpoints, keep=config.log.keep_checkpoints))
         collectives.from_main(partial(run.forget_samples, after=resumed.step))
-        collectives.from_main(partial(checkpoint.forget, run.best, after=resumed.step))
+        collectives.from_main(partial(checkpoint.tidy, run.best, keep=1))
     return _Job(
         config=changed(config, {**loader.settings, "threads": torch.get_num_threads()}),
         runtime=runtime,
@@ -202,16 +202,10 @@ def _prepared(config: TrainConfig, runtime: Runtime) -> _Job:
     )
 
 
-def _newest(run: RunDirectory) -> tuple[checkpoint.Checkpoint | None, list[str]]:
-    """The checkpoint to go on from: ``checkpoint.newest``, or the best when a rollback to it was cut short."""
-    found, told = checkpoint.newest(run.checkpoints)
-    return (found, told) if found else checkpoint.newest(run.best)
-
-
 def _chosen_extractor(config: TrainConfig, console: Console) -> str:
-    """The setting ``extractor``; auto is what the run that goes on has, else efflite0 where it is installed."""
+    """The setting ``extractor``; auto is what the run that goes on has, else, to evaluate, efflite0 where installed."""
     chosen = collectives.from_main(partial(_of_the_run, config, "extractor", config.evaluation.extractor))
-    if chosen == "auto":
+    if chosen == "auto" and config.evaluation.eval_every:
         chosen = default_extractor()
         if chosen == "none":
             console.print(UNMEASURED)
@@ -265,12 +259,12 @@ def _run(job: _Job) -> None:
                 tracker=tracker,
                 total_steps=job.total_steps,
                 run_id=run_id,
-                step=first_step,
-                rollbacks=resumed.state["rollbacks"] if resumed else 0,
                 judge=job.judge,
-                best=resumed.state["best"] if resumed else None,
-                may_collapse=resumed.state["may_collapse"] if resumed else False,
             )
+            if resumed:
+                training.go_on_from(resumed)
+                if resumed.path.parent == run.best:
+                    training.save()  # the run was killed before it could, or in the middle of a rollback
             begin = time.monotonic()
             try:
                 with last_words(), _profiled(job) as after_step:
@@ -279,7 +273,7 @@ def _run(job: _Job) -> None:
                 _note_failure(run, runtime, error)  # before W&B takes its time to finish
                 raise
             seconds = time.monotonic() - begin
-            nearest = job.judge.nearest(job.gan.sampled) if job.judge and done else None
+            nearest = _nearest(job) if done else None
             if runtime.is_main:
                 if nearest is not None:
                     write_png(run.nearest, nearest)
@@ -337,6 +331,15 @@ def _write_first_files(job: _Job) -> None:
     write_whole(job.run.config, to_yaml(job.config).encode())
     job.run.write_environment(job.runtime)
     write_png(job.run.reals, grid(job.loader.first(job.config.log.sample_count)))
+
+
+def _nearest(job: _Job) -> Pixels | None:
+    """The picture of samples beside their nearest real images, if it can be made. Every rank calls it."""
+    try:
+        return job.judge.nearest(job.gan.sampled) if job.judge else None
+    except (ValueError, OSError) as error:  # the same on all ranks; the data have gone, but the run is done
+        job.console.print(f"warning: no {job.run.nearest}: {error}")
+        return None
 
 
 def _write_last_pictures(run: RunDirectory, tracker: Tracker, *, step: int) -> None:

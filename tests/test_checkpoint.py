@@ -19,7 +19,14 @@ from dcgan_dist.gan import Gan
 from dcgan_dist.loop import Training
 from tests import tiny
 
-STATE = {"world_size": 1, "threads": 1, "data_digest": "digest of the images", "metrics_bytes": 0, "run_id": "tiny"}
+STATE = {
+    "best": [False, 0.5],
+    "world_size": 1,
+    "threads": 1,
+    "data_digest": "digest of the images",
+    "metrics_bytes": 0,
+    "run_id": "tiny",
+}
 FILES = {"generator", "discriminator", "optimizer_g", "optimizer_d"}
 
 
@@ -292,6 +299,19 @@ def test_a_step_can_be_damaged_twice(tmp_path: Path) -> None:
         assert found.step == 1
 
 
+def test_the_newest_of_two_directories_and_of_two_of_one_step_the_first(tmp_path: Path) -> None:
+    saved(tmp_path / "a", 1, 2)
+    saved(tmp_path / "b", 2, 3)
+    paths = []
+    for step in (3, 2):
+        found, _ = checkpoint.newest(tmp_path / "a", tmp_path / "b")
+        assert found is not None
+        assert found.step == step
+        paths.append(found.path)
+        shutil.rmtree(found.path)
+    assert [path.parent.name for path in paths] == ["b", "a"]
+
+
 def test_find_takes_the_newest_whole_one_and_changes_nothing(tmp_path: Path) -> None:
     one, two, three = saved(tmp_path / "checkpoints", 1, 2, 3)
     assert checkpoint.find(tmp_path).path == three
@@ -364,6 +384,8 @@ def test_other_cadence_length_and_place_of_data_are_accepted(tmp_path: Path) -> 
         ("ema_decay", 0.9),
         ("recipe", "other"),
         ("sample_count", 9),
+        ("best_metric", "fid"),
+        ("on_collapse", "rollback"),
     ],
 )
 def test_any_other_difference_is_refused(name: str, value: Any, tmp_path: Path) -> None:

@@ -173,6 +173,7 @@ def test_mistakes_are_one_message(run: Path, tmp_path: Path, capsys: pytest.Capt
         ((run, "--extractor", "vgg"), "argument --extractor: invalid choice: 'vgg'"),
         ((run, *PIXELS, "--data", tmp_path), "not a directory of shards"),
         ((run, *PIXELS, "--download"), "--download and --weights are for --extractor inception"),
+        ((run, "--nearest", "n.png", "--score", "a.png"), "--nearest is a picture of samples, --score is of files"),
         ((run, "--extractor", "inception", "--weights", tmp_path / "w"), "w: no such file; name weights-inception"),
         ((run, "--score", tmp_path / "none.png", run / "config.yaml"), "No such file"),
         ((run, "--score", run / "config.yaml"), "config.yaml: is not an image"),

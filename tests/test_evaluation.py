@@ -1,11 +1,13 @@
 """Evaluations: the same on any number of ranks, kept features, floors, and a run that does not notice."""
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from dcgan_dist import files, real_features
@@ -253,7 +255,7 @@ def test_features_are_kept_beside_the_shards(flower_shards: Path, tmp_path: Path
     assert evaluate(generator(), second, seed=3, network=NETWORK).measures == evaluated(shards, 40).measures
 
 
-@pytest.mark.parametrize("damage", ["truncated", "bit", "empty"])
+@pytest.mark.parametrize("damage", ["truncated", "bit", "empty", "floor", "bare"])
 def test_a_damaged_file_is_made_again(flower_shards: Path, tmp_path: Path, damage: str) -> None:
     shards = copied(flower_shards, tmp_path)
     expected = own_reference(shards, 40)
@@ -261,11 +263,34 @@ def test_a_damaged_file_is_made_again(flower_shards: Path, tmp_path: Path, damag
     data = bytearray(path.read_bytes())
     if damage == "bit":
         data[-1] ^= 1
-    path.write_bytes(bytes({"truncated": data[:-1], "bit": data, "empty": b""}[damage]))
+    if damage == "floor":
+        digit = data.index(b": ", data.index(b"fid")) + 2
+        data[digit] ^= 1
+    contents = {"truncated": data[:-1], "empty": b"", "bare": save({"features": torch.zeros(1)})}
+    path.write_bytes(bytes(contents.get(damage, data)))
     found = own_reference(shards, 40)
     assert found.told.startswith("computed")
     assert found.floor == expected.floor
     assert own_reference(shards, 40).told.startswith("read from")
+
+
+def test_runs_that_begin_together_keep_one_file(
+    flower_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Like the points of a sweep: while one writes, another writes the same file and is done first."""
+    shards, sync = copied(flower_shards, tmp_path), os.fsync
+    others: list[Reference] = []
+
+    def other_comes_first(handle: int) -> None:
+        monkeypatch.setattr(os, "fsync", sync)
+        others.append(own_reference(shards, 40))
+        sync(handle)
+
+    monkeypatch.setattr(os, "fsync", other_comes_first)
+    first = own_reference(shards, 40)
+    assert [first.told, others[0].told] == [f"computed, and kept in {shards}"] * 2
+    assert len(kept(shards)) == 1
+    assert own_reference(shards, 40).told == f"read from {shards}"
 
 
 def test_other_settings_have_files_of_their_own(flower_shards: Path, tmp_path: Path) -> None:

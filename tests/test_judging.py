@@ -13,6 +13,7 @@ from torch import nn
 
 from dcgan_dist import checkpoint, judging, loop, train
 from dcgan_dist.config import changed
+from dcgan_dist.distributed import collectives
 from dcgan_dist.judging import Judge, Judgement
 from dcgan_dist.loop import DivergenceError, Training
 from dcgan_dist.metrics import efflite0
@@ -22,6 +23,7 @@ from tests.distributed.ranks import run_ranks
 from tests.jobs import rows
 
 PIXELS = {"extractor": "pixels", "eval_count": 40, "eval_every": 2}
+FEW = {"extractor": "none", "subset_size": 39}
 LOGGED = ("loss/d", "loss/g", "score/real", "score/fake")
 
 
@@ -75,13 +77,26 @@ def test_pictures_at_the_end(judged: Path) -> None:
     assert "collapse/score_n24" in (judged / "report.html").read_text()
 
 
+def test_a_picture_that_cannot_be_made_does_not_fail_a_run_that_is_done(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def gone(*_: Any, **__: Any) -> None:
+        raise OSError("the shards have gone")
+
+    monkeypatch.setattr(judging, "nearest_picture", gone)
+    train.main(flags(shards, tmp_path / "run", max_steps=2))
+    assert "nearest.png: the shards have gone" in capsys.readouterr().out
+    assert jobs.status(tmp_path / "run")["state"] == "done"
+    assert (tmp_path / "run" / "losses.png").exists()
+
+
 def test_last_and_best_are_both_kept(judged: Path) -> None:
     kids = {step: row["eval/kid_pixels_n40"] for step, row in evaluations(judged).items()}
     best = min(kids, key=lambda step: kids[step])
     assert steps_in(judged / "best") == [best]
     assert steps_in(judged / "checkpoints") == [2, 4, 5]
     state = checkpoint.find(judged / "best").state
-    assert state["best"] == pytest.approx(kids[best], rel=1e-12)
+    assert state["best"] == [True, pytest.approx(kids[best], rel=1e-12)]
     assert checkpoint.find(judged / "checkpoints" / "step-00000005").state["best"] == state["best"]
 
 
@@ -149,13 +164,25 @@ def test_auto_without_the_extra_measures_variety_and_says_so(
     assert "extractor: none" in (tmp_path / "run" / "config.yaml").read_text()
 
 
-def test_a_metric_without_an_extractor_is_refused(
-    shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"extractor": "none", "best_metric": "fid"}, "best_metric fid needs an extractor, got extractor none"),
+        ({"best_metric": "is"}, "best_metric is needs an extractor that classifies, got pixels"),
+        (
+            {"best_metric": "collapse", **FEW},
+            "best_metric collapse: collapse is not measured: data must be at least 40",
+        ),
+        ({"on_collapse": "rollback", **FEW}, "on_collapse rollback: collapse is not measured: data must be at least"),
+    ],
+)
+def test_what_will_not_be_measured_cannot_be_asked_for(
+    settings: dict[str, Any], message: str, shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as stopped:
-        train.main(flags(shards, tmp_path / "run", extractor="none", best_metric="fid"))
+        train.main(flags(shards, tmp_path / "run", **settings))
     assert stopped.value.code == 2
-    assert "best_metric fid needs an extractor, got extractor none" in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 
@@ -200,7 +227,7 @@ class Scripted:
 
 def scripted(tmp_path: Path, scores: Sequence[float], values: Sequence[float | None], **changes: Any) -> Training:
     """A run of one evaluation a step, with these findings."""
-    config = tiny.narrow("flowers17-arch1", eval_every=1, checkpoint_every=1, **changes)
+    config = tiny.narrow("flowers17-arch1", eval_every=1, **{"checkpoint_every": 1, **changes})
     training = tiny.training(config, tiny.runtime())
     training.run = RunDirectory(tmp_path)
     training.judge = Scripted(scores, values)  # type: ignore[assignment]
@@ -227,10 +254,20 @@ def test_the_alarm_waits_for_variety_and_comes_once(tmp_path: Path, monkeypatch:
 
 
 def test_what_is_collapsed_or_worse_is_not_the_best(tmp_path: Path) -> None:
-    training = scripted(tmp_path, [0.9, 0.2, 0.5, 0.1, 0.1], [5, 3, 1, 4, None])
+    training = scripted(tmp_path, [0.9, 0.2, 0.5, 0.6, 0.1, 0.1], [5, 3, 1, 2, 4, None])
     loop.train(training)
-    assert steps_in(tmp_path / "best") == [2]  # 1 is that of an alarm, 4 is worse
-    assert training.best == 3
+    assert steps_in(tmp_path / "best") == [2]  # 1 is that of an alarm, 2 still collapsed, 4 is worse
+    assert training.best == (False, 3)
+
+
+def test_what_is_collapsed_is_the_best_until_something_is_not(tmp_path: Path) -> None:
+    training = scripted(tmp_path, [0.9, 0.8, 0.7, 0.2], [5, 3, 4, 9])
+    training.total_steps = 3
+    loop.train(training)
+    assert (steps_in(tmp_path / "best"), training.best) == ([2], (True, 3))
+    training.total_steps = 4
+    loop.train(training)
+    assert (steps_in(tmp_path / "best"), training.best) == ([4], (False, 9))
 
 
 def rolled_back(tmp_path: Path, **changes: Any) -> Training:
@@ -254,6 +291,19 @@ def test_a_rollback_goes_to_the_best_with_lower_rates(tmp_path: Path, monkeypatc
     assert steps_in(tmp_path / "best") == [2]
 
 
+def rolled_back_here(directory: Path) -> tuple[int, int, tuple[bool, float] | None, str]:
+    training = rolled_back(directory)
+    loop.train(training)
+    return training.step, training.rollbacks, training.best, collectives.digest(tiny.tensors(training.gan))
+
+
+def test_ranks_go_back_together(tmp_path: Path) -> None:
+    one, other = run_ranks(rolled_back_here, 2, tmp_path)
+    assert one == other
+    assert one[:3] == (5, 2, (False, 3))
+    assert (steps_in(tmp_path / "best"), steps_in(tmp_path / "checkpoints")) == ([2], [3, 4, 5])
+
+
 def test_after_a_rollback_training_is_that_with_the_lower_rate(tmp_path: Path) -> None:
     training = rolled_back(tmp_path)
     loop.train(training)
@@ -274,6 +324,30 @@ def test_when_rollbacks_are_used_up_the_run_goes_on(tmp_path: Path, monkeypatch:
     assert training.rollbacks == 1
     assert len(told.alerts) == 2
     assert [row["step"] for row in told.rows] == [1, 2, 3, 4, 3, 4, 5]
+
+
+def test_a_divergence_goes_back_to_the_best_where_that_is_newer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else there would be a best of steps that come again otherwise, and a collapse would go back, or on, to it."""
+    update, spoilt = Training.update, list[int]()
+
+    def spoil_once(training: Training) -> dict[str, torch.Tensor]:
+        if training.step == 3 and not spoilt:
+            spoilt.append(3)
+            with torch.no_grad():
+                training.gan.generator.parameters[0].fill_(torch.nan)
+        return update(training)
+
+    monkeypatch.setattr(Training, "update", spoil_once)
+    scores, values = [0.9, 0.2, 0.4, 0.5, 0.2, 0.2], [5, 3, 4, 4, 4, 4]
+    training = scripted(tmp_path, scores, values, on_divergence="rollback", checkpoint_every=10)
+    training.total_steps = 5
+    told = Told(training, monkeypatch)
+    loop.train(training)
+    assert [row["step"] for row in told.rows] == [1, 2, 3, 3, 4, 5]  # the fourth step was spoilt
+    assert [row["collapse/alarm"] for row in told.rows] == [0, 0, 1, 1, 0, 0]  # that of step 3 was forgotten with it
+    assert (training.rollbacks, training.best) == (1, (False, 3))
 
 
 def test_a_run_without_a_best_says_that_it_cannot_go_back(tmp_path: Path) -> None:
@@ -302,6 +376,13 @@ def test_a_generator_of_one_image_is_an_alarm(shards: Path, tmp_path: Path, monk
 # Going on
 
 
+def test_a_checkpoint_says_how_far_the_run_had_come(tmp_path: Path) -> None:
+    loop.train(rolled_back(tmp_path))
+    resumed = scripted(tmp_path, [], [])
+    resumed.go_on_from(checkpoint.find(tmp_path))
+    assert (resumed.step, resumed.rollbacks, resumed.best, resumed.may_collapse) == (5, 2, (False, 3), True)
+
+
 def test_a_stopped_run_goes_on_to_the_same_numbers_and_best(judged: Path, shards: Path, tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     train.main(flags(shards, run_dir, max_steps=3, checkpoint_every=1))
@@ -325,6 +406,11 @@ def test_evaluations_may_be_more_or_fewer_but_not_others(
     assert "eval_count: was 40, now 44" in capsys.readouterr().err
     train.main([*flags(shards, run_dir, eval_every=3, max_steps=6), "--resume"])
     assert list(evaluations(run_dir)) == [2, 4, 5, 6]
+    train.main([*flags(shards, run_dir, eval_every=0, extractor="auto", max_steps=7), "--resume"])
+    assert list(evaluations(run_dir)) == [2, 4, 5, 6]
+    with pytest.raises(SystemExit):  # best/ has been chosen by something
+        train.main([*flags(shards, run_dir, eval_every=1, best_metric="fid", max_steps=8), "--resume"])
+    assert "best_metric: was auto, now fid" in capsys.readouterr().err
 
 
 def test_a_run_without_evaluations_may_begin_to_have_some(shards: Path, tmp_path: Path) -> None:
@@ -345,6 +431,27 @@ def test_a_rollback_that_was_cut_short_goes_on_from_the_best(
     train.main(["--resume", f"--run_dir={run_dir}", "--max_steps=5"])
     assert "starting at step 0" not in capsys.readouterr().out
     assert [row["step"] for row in rows(run_dir)] == [1, 2, 3, 4, 5]
+    assert steps_in(run_dir / "best") == [best]
     final = "checkpoints/step-00000005/generator.safetensors"
-    if best < 5:
-        assert (run_dir / final).read_bytes() == (judged / final).read_bytes()
+    assert (run_dir / final).read_bytes() == (judged / final).read_bytes()
+
+
+def test_a_run_killed_after_its_best_and_before_a_checkpoint_goes_on_from_there(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = iter([3.0, 2.0, 4.0])
+    monkeypatch.setattr(Judge, "_best", lambda *_: next(values))
+    whole, run_dir = tmp_path / "whole", tmp_path / "run"
+    train.main(flags(shards, whole))
+    shutil.copytree(whole, run_dir)
+    assert steps_in(run_dir / "best") == [4]
+    for step in (4, 5):
+        shutil.rmtree(run_dir / "checkpoints" / f"step-{step:08d}")
+    shutil.copytree(run_dir / "best" / "step-00000004", run_dir / "best" / "step-00000002")  # to be removed
+    values = iter([4.0])  # the first of step 5; there is none of step 4
+    train.main(["--resume", f"--run_dir={run_dir}"])
+    assert steps_in(run_dir / "best") == [4]
+    assert steps_in(run_dir / "checkpoints") == [2, 4, 5]
+    final = "checkpoints/step-00000005/generator.safetensors"
+    assert (run_dir / final).read_bytes() == (whole / final).read_bytes()
+    assert list(evaluations(run_dir)) == [2, 4, 5]

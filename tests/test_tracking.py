@@ -1,5 +1,6 @@
 import io
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -45,6 +46,15 @@ def test_a_row_is_on_disk_as_soon_as_it_is_logged(tmp_path: Path) -> None:
     sink.scalars(7, ROW)
     assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {"step": 7, **ROW}
     sink.close(failed=False)
+
+
+def test_what_is_no_number_is_null_because_json_has_no_word_for_it(tmp_path: Path) -> None:
+    """As gradient norms are when fp16 overflows; its scaler then leaves the step out."""
+    sink = JsonLines(tmp_path / "metrics.jsonl", keep_bytes=0)
+    sink.scalars(7, {"gradient_norm/d": math.inf, "gradient_norm/g": math.nan, "loss/d": 0.5})
+    sink.close(failed=False)
+    line = (tmp_path / "metrics.jsonl").read_text()
+    assert line == '{"step": 7, "gradient_norm/d": null, "gradient_norm/g": null, "loss/d": 0.5}\n'
 
 
 def test_plain_lines_where_there_is_no_terminal() -> None:

@@ -7,11 +7,11 @@ two-proportion z-test of each bin.
 
 import warnings
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 from scipy.cluster.vq import kmeans2
 from scipy.special import rel_entr
-from scipy.stats import norm
 
 from dcgan_dist.collapse.pixels import Doubles, Integers
 
@@ -68,7 +68,7 @@ def different_bins(counts: Integers, data_counts: Integers) -> float:
     pooled = (counts + data_counts) / (n + m)
     deviation = np.sqrt(pooled * (1 - pooled) * (1 / n + 1 / m))
     gap = np.abs(counts / n - data_counts / m)
-    return float(np.mean(gap > norm.ppf(1 - LEVEL / 2) * deviation))
+    return float(np.mean(gap > NormalDist().inv_cdf(1 - LEVEL / 2) * deviation))
 
 
 def js_divergence(p: Doubles, q: Doubles) -> float:

@@ -1,12 +1,13 @@
 """A picture of samples beside the images of the data that are nearest to them."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from dcgan_dist.collapse.neighbours import nearest_several
-from dcgan_dist.collapse.pixels import Pixels, mirrored_thumbnails, thumbnails
+from dcgan_dist.collapse.pixels import Integers, Pixels, mirrored_thumbnails, thumbnails
 from dcgan_dist.collapse.reference import Reference
 from dcgan_dist.images import CELL_PIXELS, grid
 
@@ -14,7 +15,9 @@ _CAPTION_PIXELS = 16
 _NEIGHBOURS = 5
 
 
-def nearest_picture(samples: Pixels, reference: Reference, *, data: Pixels, rows: int = 12) -> Pixels:
+def nearest_picture(
+    samples: Pixels, reference: Reference, *, data: Callable[[Integers], Pixels], rows: int = 12
+) -> Pixels:
     """RGB (height, width, 3): in each row a sample and the five images of the data nearest to it, with distances.
 
     The samples are those that are nearest to the data, the nearest first: the likeliest copies. Distances are root
@@ -23,17 +26,19 @@ def nearest_picture(samples: Pixels, reference: Reference, *, data: Pixels, rows
     Args:
         samples: (N, H, W, C) uint8.
         reference: Fitted on ``data``.
-        data: The images it was fitted on.
+        data: The images at these places among those it was fitted on, none twice.
         rows: How many samples.
     """
     thumbs = thumbnails(samples)
-    found = [_neighbours(thumb, reference) for thumb in thumbs]
-    order = sorted(range(len(samples)), key=lambda i: found[i][0][0])[:rows]
+    order = np.argsort(reference.distances(thumbs), kind="stable")[:rows].tolist()
+    found = [_neighbours(thumbs[i], reference) for i in order]
+    places = sorted({place for neighbours in found for _, place, _ in neighbours})
+    images = dict(zip(places, data(reference.rows[places]), strict=True))
     cells = []
-    for i in order:
+    for i, neighbours in zip(order, found, strict=True):
         cells.append(_cell(samples[i], f"sample {i}", is_copy=False))
-        for distance, place, mirrored in found[i]:
-            image = data[reference.rows[place]]
+        for distance, place, mirrored in neighbours:
+            image = images[place]
             caption = f"{distance:.1f}{' mirrored' if mirrored else ''}"
             cells.append(
                 _cell(image[:, ::-1] if mirrored else image, caption, is_copy=distance <= reference.copy_distance)

@@ -70,6 +70,10 @@ class Reference:
         """The name of the score among the measures."""
         return f"collapse/score_n{self.samples}"
 
+    def distances(self, thumbs: Pixels, *, own: Integers | None = None) -> Doubles:
+        """(N,) from each thumbnail to the nearest of the data; ``own`` as for _nearest_in_data."""
+        return _nearest_in_data(thumbs, self.thumbs, shape=self.shape, flip=self.flip, own=own)
+
     def to_bytes(self) -> bytes:
         """A safetensors file, for a cache."""
         arrays = {
@@ -247,7 +251,7 @@ def _values(pixels: Pixels, reference: Reference, *, own: Integers | None = None
     in_bins = cluster_counts(reference.components.of(thumbs), reference.bins.centres)
     in_colours = cluster_counts(_colours(pixels, grey=reference.grey), reference.colours.centres)
     among_samples = neighbours.nearest_other(thumbs)
-    in_data = _nearest_in_data(thumbs, reference.thumbs, shape=reference.shape, flip=reference.flip, own=own)
+    in_data = reference.distances(thumbs, own=own)
     values = {
         "ndb": different_bins(in_bins, reference.bins.counts),
         "bins_js": js_divergence(in_bins / len(pixels), reference.bins.shares),

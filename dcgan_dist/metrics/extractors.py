@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dcgan_dist.distributed import collectives
+from dcgan_dist.distributed.node import this_node
 from dcgan_dist.metrics import efflite0
 
 INCEPTION_SIZE = 299
@@ -176,10 +177,10 @@ def _hub_file() -> Path:
 
 
 def download_inception() -> None:
-    """Fetch Inception's weights (96 MB) from torch-fidelity's releases, if they are not here yet. Every rank calls it.
+    """Fetch Inception's weights (96 MB) from torch-fidelity's releases to each machine without. Every rank calls it.
 
     Raises:
-        OSError: If they cannot be fetched.
+        OSError: on every rank, if they cannot be fetched.
     """
 
     def fetch() -> None:
@@ -192,7 +193,8 @@ def download_inception() -> None:
                 raise OSError(f"{INCEPTION_URL}: cannot be fetched: {error}") from None
 
     collectives.from_main(fetch)
-    collectives.on_all(fetch)  # on other machines
+    is_first = this_node().rank == 0
+    collectives.on_all(lambda: fetch() if is_first else None)  # on other machines
 
 
 def _own_weights(build: Callable[[int], nn.Module], size: int, weights: str) -> nn.Module:

@@ -23,7 +23,7 @@ class FeatureSet:
     features: Tensor
     """(N, dim) float32"""
     logits: Tensor | None
-    """(N, classes) float32, of an extractor that classifies."""
+    """(N, classes) float32, of an extractor that classifies, where they were kept."""
     moments: Moments
 
     def to(self, device: torch.device) -> "FeatureSet":

@@ -8,7 +8,12 @@ from dcgan_dist.metrics.inception_score import inception_score
 from dcgan_dist.metrics.kid import kernel_distance
 from dcgan_dist.metrics.neighbours import neighbourhood
 
-BETTER = {"fid": "lower", "kid": "lower", "is": "higher", "precision": "higher", "recall": "higher"} | {
+BETTER = {
+    "fid": "lower",
+    "kid": "lower",
+    "is": "higher",
+    "precision": "higher",
+    "recall": "higher",
     "density": "higher",
     "coverage": "higher",
 }

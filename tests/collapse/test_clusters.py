@@ -55,6 +55,9 @@ def test_ndb_of_hand_made_bins() -> None:
     # With twice as many of both, bin 1 differs too: z = 1.482 sqrt 2 = 2.096; bin 2 still not, 1.198.
     assert different_bins(np.array([100, 60, 40]), np.array([70, 80, 50])) == pytest.approx(2 / 3)
     assert different_bins(np.array([7, 3, 0]), np.array([14, 6, 0])) == 0
+    # 60 and 40 of 100 against 46 and 54: z = 0.14 / sqrt(0.53 * 0.47 * 0.02) = 1.984 > 1.96.
+    assert different_bins(np.array([60, 40]), np.array([46, 54])) == 1
+    assert different_bins(np.array([59, 41]), np.array([46, 54])) == 0  # 1.841
 
 
 def test_ndb_of_the_same_distribution_is_its_level() -> None:

@@ -220,7 +220,7 @@ def test_the_picture_has_a_row_for_each_sample(reference: Reference) -> None:
     data = flowers(COUNT)[0]
     samples = unseen().copy()
     samples[7] = data[reference.rows[100]]
-    picture = nearest_picture(samples, reference, data=data, rows=3)
+    picture = nearest_picture(samples, reference, data=data.__getitem__, rows=3)
     assert picture.shape == (3 * (68 + 16 + 2) + 2, 6 * (68 + 2) + 2, 3)  # 32 px twice and margins
     enlarged = data[reference.rows[100]].repeat(2, axis=0).repeat(2, axis=1)
     np.testing.assert_array_equal(picture[4:68, 4:68], enlarged)  # the likeliest copy comes first,

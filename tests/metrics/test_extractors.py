@@ -12,9 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from dcgan_dist.data.shards import read_index, read_pixels
+from dcgan_dist.distributed import collectives, node
 from dcgan_dist.metrics import efflite0, extractors
 from dcgan_dist.metrics.extractors import EXTRACTORS, Extractor, build_extractor
 from dcgan_dist.shard import main as shard
+from tests.distributed.ranks import run_ranks
 from tests.shared import SHARED, needs_shared
 
 CPU = torch.device("cpu")
@@ -307,3 +309,23 @@ def test_a_download_is_asked_for_and_checked(tmp_path: Path, monkeypatch: pytest
     (tmp_path / "checkpoints" / extractors.INCEPTION_FILE).write_bytes(b"")
     extractors.download_inception()
     assert len(asked) == 1
+
+
+def downloads_on_two_machines(directory: Path) -> None:
+    machine = directory / f"machine{collectives.rank() // 2}"
+
+    def download(url: str, path: str, prefix: str, *, progress: bool) -> None:
+        (machine / f"fetched by {collectives.rank()}").touch()
+        Path(path).touch()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(node, "identity", lambda: machine.name)
+        patch.setattr(torch.hub, "get_dir", lambda: str(machine))
+        patch.setattr(torch.hub, "download_url_to_file", download)
+        extractors.download_inception()
+
+
+def test_each_machine_downloads_once(tmp_path: Path) -> None:
+    run_ranks(downloads_on_two_machines, 4, tmp_path)
+    fetched = sorted(path.name for path in tmp_path.glob("*/fetched*"))
+    assert fetched == ["fetched by 0", "fetched by 2"]
