@@ -29,13 +29,15 @@ HISTOGRAMS = 6
 CAPTION_PIXELS = 24
 """Height of the line above a picture."""
 
+RATIO = "loss/ratio"
+"""Drawn in no chart with losses: it has no bound where the generator's loss is small."""
 LABELS = {
     "loss/d": "discriminator",
     "loss/g": "generator",
     "score/real": "D(x), real images",
     "score/fake": "D(G(z)), fakes",
     "score/fake_after": "D(G(z)) after D's step",
-    "loss/ratio": "discriminator's by generator's",
+    RATIO: "discriminator's by generator's",
     "gradient_norm/d": "discriminator",
     "gradient_norm/g": "generator",
 }
@@ -71,7 +73,7 @@ def plot_losses(run: RunDirectory) -> None:
 def _group(found: dict[str, Curve], prefix: str) -> dict[str, Curve]:
     """The curves whose names begin so, with their labels, known ones first."""
     names = [name for name in LABELS if name in found] + [name for name in found if name not in LABELS]
-    return {LABELS.get(name, name): found[name] for name in names if name.startswith(prefix)}
+    return {LABELS.get(name, name): found[name] for name in names if name.startswith(prefix) and name != RATIO}
 
 
 def _draw(axes: "Axes", group: dict[str, Curve]) -> None:

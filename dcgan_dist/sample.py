@@ -48,7 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("run", type=Path, help="a run directory (its newest checkpoint is used) or one checkpoint of it")
     add("--count", type=int, metavar="N", help=f"images (default: {COUNT})")
-    add("--seed", type=int, default=0, help="of the noise z (default: %(default)s)")
+    add("--seed", type=int, help="of the noise z (default: 0)")
     add(
         "--interpolate",
         type=int,
@@ -83,10 +83,12 @@ def _check(arguments: argparse.Namespace) -> None:
         value = getattr(arguments, name)
         if value is not None and value < least:
             raise ValueError(f"--{name} must be at least {least}, got {value}")
-    if not 0 <= arguments.seed < 2**63:
+    if not 0 <= (arguments.seed or 0) < 2**63:
         raise ValueError(f"--seed must be at least 0 and below 2**63, got {arguments.seed}")
     if arguments.count is not None and (arguments.interpolate or arguments.progress):
         raise ValueError("--count has no effect with --interpolate or --progress; leave it out")
+    if arguments.seed is not None and arguments.progress:
+        raise ValueError("--seed has no effect with --progress; leave it out")
     if arguments.steps is not None and not arguments.interpolate:
         raise ValueError("--steps has no effect without --interpolate; leave it out")
     if arguments.interpolate and arguments.progress:
@@ -111,7 +113,7 @@ def _sample(arguments: argparse.Namespace) -> None:
     from dcgan_dist.pictures import animate_ways
     from dcgan_dist.sampling import pixels_of, sample_pixels
 
-    run, seed, rows = arguments.run, arguments.seed, arguments.interpolate
+    run, seed, rows = arguments.run, arguments.seed or 0, arguments.interpolate
     found = checkpoint.find(run)
     network = checkpoint.config_of(found).network
     generator, _ = build_networks(network, seed=0)

@@ -71,6 +71,8 @@ def test_points_are_the_rows(tmp_path: Path) -> None:
 def test_a_long_curve_is_thinned_and_keeps_its_spikes(tmp_path: Path) -> None:
     rows = training_rows(20_000)
     rows[12_344]["loss/g"], rows[7_776]["loss/g"] = 99.5, -7.25
+    for row in rows[999::1000]:
+        row["eval/is_e_n9"] = row["step"] / 7
     text = text_of(made_run(tmp_path / "run", rows=rows), out=tmp_path / "page.html")
     curve = data_of(text)["runs"][0]["curves"]["loss/g"]
     assert len(curve["x"]) == len(curve["y"]) == len(curve["m"]) <= 1000
@@ -79,6 +81,10 @@ def test_a_long_curve_is_thinned_and_keeps_its_spikes(tmp_path: Path) -> None:
     assert {10, 200_000} <= set(points)
     assert "Long curves are thinned" in text
     assert len(text) < 1_000_000
+    evaluated = data_of(text)["runs"][0]["curves"]["eval/is_e_n9"]  # of few rows, is whole
+    assert evaluated["x"] == [10_000 * number for number in range(1, 21)]
+    assert evaluated["y"] == pytest.approx([step / 7 for step in evaluated["x"]], rel=1e-6)
+    assert "m" not in evaluated
 
 
 def test_rows_may_lack_any_key(tmp_path: Path) -> None:

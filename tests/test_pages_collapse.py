@@ -86,6 +86,13 @@ def test_alarms_are_marks_in_the_chart_of_the_score_alone(tmp_path: Path) -> Non
     assert "<dt>of it for evaluations</dt><dd>12.5 %</dd>" in text
 
 
+def test_the_ratio_of_losses_has_a_chart_of_its_own(tmp_path: Path) -> None:
+    rows = [{**row, "loss/ratio": 1e6} for row in training_rows(3)]
+    text = text_of(made_run(tmp_path / "run", rows=rows), out=tmp_path / "page.html")
+    assert [line["name"] for line in charts_of(text)[0]["lines"]] == ["loss/d", "loss/g"]
+    assert "loss/ratio" in [chart["title"] for chart in charts_of(text)]
+
+
 def test_several_runs_side_by_side(tmp_path: Path) -> None:
     one = made_run(tmp_path / "one", rows=collapse_rows(0.2, 0.5, alarms=[200]))
     plain = made_run(tmp_path / "plain", rows=training_rows(3))

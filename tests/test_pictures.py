@@ -55,6 +55,13 @@ def test_other_losses_give_another_picture(tmp_path: Path) -> None:
     assert not changed[380:].any()  # the scores are the same
 
 
+def test_the_ratio_of_losses_does_not_flatten_them(tmp_path: Path) -> None:
+    run = run_with_losses(tmp_path, [1.0, 3.0, 0.5, 2.5])
+    without = picture(run)
+    run.metrics.write_text(run.metrics.read_text().replace('"loss/g": 2.0', '"loss/g": 2.0, "loss/ratio": 99.0'))
+    assert (picture(run) == without).all()
+
+
 def test_a_run_of_one_row_has_a_picture(tmp_path: Path) -> None:
     assert coloured(picture(run_with_losses(tmp_path, [1.0]))).any()
 

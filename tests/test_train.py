@@ -444,6 +444,7 @@ def test_dcgan_sample_draws_what_the_run_drew(finished: Path, tmp_path: Path) ->
         (["{run}", "--interpolate", "1", "--steps", "1"], "--steps must be at least 2, got 1"),
         (["{run}", "--interpolate", "1", "--count", "9"], "--count has no effect with --interpolate or --progress"),
         (["{run}", "--steps", "9"], "--steps has no effect without --interpolate"),
+        (["{run}", "--progress", "--seed", "0"], "--seed has no effect with --progress"),
         (["{run}", "--interpolate", "1", "--progress"], "give --interpolate or --progress, not both"),
         (["{run}", "--progress", "--out", "a.png"], "a.png: an animation must end in .gif, .webp, .mp4"),
         (["{run}/checkpoints", "--progress"], "no sample grids here"),

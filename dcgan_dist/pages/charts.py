@@ -7,7 +7,7 @@ from typing import Any
 from dcgan_dist.collapse.score import ALARM
 from dcgan_dist.pages.gather import Run
 from dcgan_dist.pages.measures import beside, is_beside, is_collapse_score, meaning
-from dcgan_dist.pictures import LABELS
+from dcgan_dist.pictures import LABELS, RATIO
 from dcgan_dist.records import extremes
 
 POINTS = 1000
@@ -64,7 +64,7 @@ def charts(runs: Sequence[Run]) -> list[Chart]:
         if name in UNDRAWN or is_beside(name):
             continue
         first = name.partition("/")[0]
-        group = next((title for start, title in TOGETHER.items() if first.startswith(start)), None)
+        group = next((title for start, title in TOGETHER.items() if first.startswith(start) and name != RATIO), None)
         title = (group or name) if len(runs) == 1 else _title(name)
         chart = found.setdefault(title, Chart(title=title, section=SECTION_OF.get(first, "game")))
         if is_collapse_score(name):

@@ -9,6 +9,7 @@ from dcgan_dist.collapse.score import ALARM
 from dcgan_dist.pages.embed import Pictures
 from dcgan_dist.pages.gather import Run
 from dcgan_dist.pages.measures import collapse_score
+from dcgan_dist.pages.tables import swatch
 
 LISTED_ALARMS = 6
 """Of more, the first and the last are named."""
@@ -138,4 +139,4 @@ def _nearest(runs: Sequence[Run], pictures: Pictures) -> str:
 
 def _whose(runs: Sequence[Run], place: int) -> str:
     """The run's colour and name, where there are several."""
-    return f'<span class="swatch c{place % 8}"></span>{escape(runs[place].name)}: ' if len(runs) > 1 else ""
+    return f"{swatch(place)}{escape(runs[place].name)}: " if len(runs) > 1 else ""

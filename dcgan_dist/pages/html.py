@@ -19,7 +19,7 @@ from dcgan_dist.pages.charts import SECTIONS, charts, points
 from dcgan_dist.pages.collapse import alarms, panel
 from dcgan_dist.pages.embed import Pictures
 from dcgan_dist.pages.gather import Run
-from dcgan_dist.pages.tables import apart, environment, numbers, settings
+from dcgan_dist.pages.tables import apart, environment, numbers, settings, swatch
 from dcgan_dist.pictures import HISTOGRAM_LABELS, histogram_counts
 from dcgan_dist.records import evenly
 from dcgan_dist.words import counted
@@ -164,10 +164,9 @@ def _card(runs: Sequence[Run], place: int) -> str:
     for name in names if several else ("batch_size", "lr", "seed"):
         if name in run.settings:
             facts[name] = run.settings[name]
-    swatch = f'<span class="swatch c{place % 8}"></span>'
     name = f'<span class="name">{escape(run.name)}</span>'
     heading = (
-        f'<label><input type="checkbox" class="show-run" data-run="{place}" checked>{swatch}{name}</label>'
+        f'<label><input type="checkbox" class="show-run" data-run="{place}" checked>{swatch(place)}{name}</label>'
         if several
         else f"<span>{escape(run.recipe_name or 'run')}</span>"
     )
@@ -203,7 +202,7 @@ def _samples(runs: Sequence[Run], pictures: Pictures) -> str:
     figures = []
     for place, run in enumerate(runs):
         if pictures.grids[place]:
-            name = f'<span class="swatch c{place % 8}"></span>{escape(run.name)}, ' if len(runs) > 1 else "generated, "
+            name = f"{swatch(place)}{escape(run.name)}, " if len(runs) > 1 else "generated, "
             figures.append(
                 f'<figure class="grid" data-run="{place}"><figcaption>{name}<span class="at"></span></figcaption>'
                 f'<img alt=""></figure>'
@@ -229,7 +228,7 @@ def _charts(section: str) -> str:
 def _histogram_places(runs: Sequence[Run], shown: Sequence[Sequence[Any]]) -> str:
     figures = "".join(
         f'<figure class="histogram" data-run="{place}"><figcaption>'
-        + (f'<span class="swatch c{place % 8}"></span>{escape(run.name)}, ' if len(runs) > 1 else "")
+        + (f"{swatch(place)}{escape(run.name)}, " if len(runs) > 1 else "")
         + '<span class="at"></span></figcaption></figure>'
         for place, (run, rows) in enumerate(zip(runs, shown, strict=True))
         if rows

@@ -227,12 +227,13 @@
       const { along, up, box, bottom } = this.frame;
       this.cross.replaceChildren();
       const lines = this.lines();
+      const near = longest() / 50;
       let at = null, distance = Infinity;
       for (const line of lines) {
         const { x, y } = line.curve;
         const unit = factor(line.run);
         const i = state.cursor === null ? x.length - 1 : nearest(x, state.cursor / unit);
-        const there = state.cursor === null || Math.abs(x[i] * unit - state.cursor) <= Math.max(line.curve.gap * unit, longest() / 50);
+        const there = state.cursor === null || Math.abs(x[i] * unit - state.cursor) <= Math.max(line.curve.gap * unit, near);
         this.values[line.number].value.textContent = there ? written(y[i]) : "–";
         if (state.cursor === null || !there) continue;
         if (Math.abs(x[i] * unit - state.cursor) < distance) [at, distance] = [x[i] * unit, Math.abs(x[i] * unit - state.cursor)];

@@ -134,6 +134,11 @@ def environment(runs: Sequence[Run]) -> str:
     return _table("environment", ["fact", *_columns(runs)], rows=rows) if rows else ""
 
 
+def swatch(place: int) -> str:
+    """A spot in the run's colour; round, as its curves are dotted, from the ninth run on."""
+    return f'<span class="swatch c{place % 8}{" second" if place >= 8 else ""}"></span>'
+
+
 def _breakable(name: str) -> str:
     """A name that may be broken after its underscores and slashes, so that columns of names can be narrow."""
     return escape(name).replace("/", "/<wbr>").replace("_", "_<wbr>")
