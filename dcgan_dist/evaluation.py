@@ -1,6 +1,5 @@
 """The quality of a generator's images in numbers, measured by all ranks together: the same on any number of them."""
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -40,15 +39,13 @@ class Evaluation:
     """Real images they were compared with."""
     floor_images: int
     """In each of the two parts."""
-    seconds: float
-    """That the evaluation took, without the real side."""
 
     def scalars(self) -> dict[str, float]:
-        """All numbers as they are logged: ``eval/fid_efflite0_n2048``, ``eval/fid_floor_efflite0_n680``, time/eval."""
+        """All numbers as they are logged: ``eval/fid_efflite0_n2048``, ``eval/fid_floor_efflite0_n680``."""
         found = {full_name(name, self.extractor, self.count): value for name, value in self.measures.items()}
         for name, value in self.floor.items():
             found[full_name(f"{name}_floor", self.extractor, self.floor_images)] = value
-        return found | {"time/eval": self.seconds}
+        return found
 
 
 def prepare(
@@ -108,7 +105,6 @@ def evaluate(
         network: of the generator.
         report: of progress.
     """
-    begin = time.perf_counter()
 
     def latents(numbers: Sequence[int]) -> Tensor:
         dim, prior = network.latent_dim, network.prior
@@ -138,5 +134,4 @@ def evaluate(
         count=real.count,
         images=real.images,
         floor_images=real.floor_images,
-        seconds=time.perf_counter() - begin,
     )

@@ -1,19 +1,15 @@
 """Features of the real images that generators are measured against, kept beside the shards once they are known."""
 
-import contextlib
 import hashlib
 import json
-import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import load, save
 from torch import Tensor
 
 from dcgan_dist.config import DataConfig, NetworkConfig
@@ -21,7 +17,7 @@ from dcgan_dist.data import loader
 from dcgan_dist.data.cache import CacheFullError
 from dcgan_dist.data.shard_files import ShardFiles, decode_images, stored_images
 from dcgan_dist.distributed import collectives
-from dcgan_dist.files import write_whole
+from dcgan_dist.kept import KeptFile
 from dcgan_dist.metrics.extractors import Extractor
 from dcgan_dist.metrics.features import FeatureSet, extract
 from dcgan_dist.metrics.moments import Moments
@@ -141,9 +137,11 @@ def reference(
         raise ValueError(f"data must have at least {2 * LEAST_IMAGES} images to be measured against, has {reals.count}")
     images, floor_images = min(count, reals.count), min(count, reals.count // 2)
     used = max(images, 2 * floor_images)
-    name = _file_name(extractor, reals, images=images, used=used)
-    places = [reals.files.index.directory, loader.cache_directory(reals.cache_dir) / "features"]
-    own = _read(places, name, images=images) if collectives.rank() == 0 else None
+    facts = [FORMAT, reals.digest, reals.channels, reals.flip, extractor.identity, images, used]
+    key = hashlib.sha256(json.dumps(facts).encode() + reals.images[:used].tobytes()).hexdigest()
+    name = f".features-{extractor.name}-n{images}-{key[:16]}"
+    kept = KeptFile(name, reals.files, cache_dir=reals.cache_dir)
+    own = _read(kept, images=images) if collectives.rank() == 0 else None
     found = collectives.from_main(lambda: None if own is None else (own.floor, own.told))
     if found is not None:
         floor, told = found
@@ -163,7 +161,7 @@ def reference(
     def judge_and_keep() -> tuple[dict[str, float], str]:
         first, second = everything.part(0, floor_images), everything.part(floor_images, 2 * floor_images)
         floor = quality(first, second)
-        return floor, _keep(places, name, compared, floor=floor)
+        return floor, kept.write(_to_bytes(compared, floor))
 
     floor, told = collectives.from_main(judge_and_keep)
     return Reference(extractor, count, images, floor_images, floor, compared if collectives.rank() == 0 else None, told)
@@ -179,46 +177,20 @@ class _Kept:
     told: str
 
 
-def _file_name(extractor: Extractor, reals: RealImages, *, images: int, used: int) -> str:
-    """A name that changes with all that the file's numbers depend on."""
-    facts = [FORMAT, reals.digest, reals.channels, reals.flip, extractor.identity, images, used]
-    key = hashlib.sha256(json.dumps(facts).encode() + reals.images[:used].tobytes()).hexdigest()
-    return f".features-{extractor.name}-n{images}-{key[:16]}.safetensors"
-
-
-def _keep(places: Sequence[Path], name: str, features: FeatureSet, *, floor: dict[str, float]) -> str:
-    """Write the file to the first place that takes it; a sentence on what came of it."""
+def _to_bytes(features: FeatureSet, floor: dict[str, float]) -> bytes:
+    """A safetensors file."""
     tensors = {"features": features.features, "mean": features.moments.mean, "scatter": features.moments.scatter}
-    tensors = {key: tensor.cpu().contiguous() for key, tensor in sorted(tensors.items())}
-    facts = {"floor": json.dumps(floor)}
-    data = save(tensors, facts | {"digest": _digest(tensors, facts["floor"])})
-    for place in places:
-        with contextlib.suppress(OSError):  # read-only, or full
-            place.mkdir(parents=True, exist_ok=True)
-            own = place / f"{name}.{secrets.token_hex(4)}"  # another run may be writing this very file
-            write_whole(own, data)
-            own.replace(place / name)
-            return f"computed, and kept in {place}"
-    return f"computed, and not kept: none of {', '.join(map(str, places))} can be written"
+    tensors |= {f"floor/{name}": torch.tensor(value, dtype=torch.float64) for name, value in floor.items()}
+    return bytes(save({key: tensor.cpu().contiguous() for key, tensor in tensors.items()}))
 
 
-def _read(places: Sequence[Path], name: str, *, images: int) -> _Kept | None:
-    """What the file says; None if there is none that is whole."""
-    for place in places:
-        try:
-            with safe_open(place / name, "pt") as file:
-                tensors = {key: file.get_tensor(key) for key in sorted(file.keys())}
-                facts = file.metadata() or {}
-            if _digest(tensors, facts["floor"]) != facts["digest"]:
-                continue
-            moments = Moments(images, tensors["mean"], tensors["scatter"])
-            features = FeatureSet(tensors["features"], None, moments)
-            return _Kept(features, json.loads(facts["floor"]), f"read from {place}")
-        except (OSError, SafetensorError, KeyError):
-            continue
-    return None
-
-
-def _digest(tensors: Mapping[str, Tensor], floor: str) -> str:
-    """Changes with any bit of the numbers in the file."""
-    return hashlib.sha256(f"{collectives.digest(tensors)} {floor}".encode()).hexdigest()
+def _read(kept: KeptFile, *, images: int) -> _Kept | None:
+    """What was kept; None if nothing whole was."""
+    found = kept.read()
+    if found is None:
+        return None
+    data, told = found
+    tensors = load(data)
+    features = FeatureSet(tensors["features"], None, Moments(images, tensors["mean"], tensors["scatter"]))
+    floor = {name.removeprefix("floor/"): float(tensors[name]) for name in tensors if name.startswith("floor/")}
+    return _Kept(features, floor, told)

@@ -48,7 +48,7 @@ def real_variety(reals: RealImages) -> Variety:
     drawn = reals.channels == 3 and reals.files.index.contents.settings.source == "synthetic"
     facts = [FORMAT, SAMPLES, reals.digest, reals.channels, reals.flip, drawn]
     key = hashlib.sha256(json.dumps(facts).encode() + chosen.tobytes()).hexdigest()
-    kept = KeptFile(f".collapse-n{SAMPLES}-{key[:16]}.safetensors", reals.files, cache_dir=reals.cache_dir)
+    kept = KeptFile(f".collapse-n{SAMPLES}-{key[:16]}", reals.files, cache_dir=reals.cache_dir)
     if found := kept.read():
         return Variety(Reference.from_bytes(found[0]), looked_at)
     pixels = _pixels(looked_at)
