@@ -245,6 +245,8 @@ class Training:
         row |= {"images_seen": self.step * batch_size, **times}
         row["time/images_per_second"] = batch_size / times["time/step"]
         row |= {"comm/calls": self._traffic.calls, "comm/bytes": self._traffic.bytes}
+        if self.rollbacks:
+            row["rollbacks"] = self.rollbacks
         self.tracker.scalars(self.step, row | (verdict.scalars() if verdict else {}))
 
     def sample(self) -> None:

@@ -271,18 +271,20 @@ def _run(job: _Job) -> None:
                     done = train(training, after_step=after_step)
             except BaseException as error:
                 _note_failure(run, runtime, error)  # before W&B takes its time to finish
+                if isinstance(error, DivergenceError):  # on all ranks
+                    collectives.from_main(partial(_leave_pictures, job, tracker, step=training.step))
+                    collectives.from_main(partial(_leave_report, job))
                 raise
             seconds = time.monotonic() - begin
             nearest = _nearest(job) if done else None
             if runtime.is_main:
                 if nearest is not None:
                     write_png(run.nearest, nearest)
-                _write_last_pictures(run, tracker, step=training.step)
+                _leave_pictures(job, tracker, step=training.step)
         if not done:
             stopped.append(f"{runtime.stop.received or 'a signal to another rank'} at step {training.step}")
     if runtime.is_main:
-        for sentence in write_report([run.path], run.report):  # once status.json says how the run ended
-            job.console.print(sentence)
+        _leave_report(job)  # once status.json says how the run ended
         _say_goodbye(job, step=training.step, steps=training.step - first_step, seconds=seconds)
 
 
@@ -328,6 +330,7 @@ def _note_failure(run: RunDirectory, runtime: Runtime, error: BaseException) -> 
 
 
 def _write_first_files(job: _Job) -> None:
+    job.run.nearest.unlink(missing_ok=True)  # of when the run had been done before
     write_whole(job.run.config, to_yaml(job.config).encode())
     job.run.write_environment(job.runtime)
     write_png(job.run.reals, grid(job.loader.first(job.config.log.sample_count)))
@@ -342,13 +345,25 @@ def _nearest(job: _Job) -> Pixels | None:
         return None
 
 
-def _write_last_pictures(run: RunDirectory, tracker: Tracker, *, step: int) -> None:
+def _leave_pictures(job: _Job, tracker: Tracker, *, step: int) -> None:
+    """Plots, animations, reals beside fakes."""
+    run = job.run
     if run.metrics.stat().st_size:
         plot_losses(run)
         tracker.picture(step, "losses", path=run.losses)
     plot_histograms(run)
     write_comparison(run)
     write_progress(run)
+
+
+def _leave_report(job: _Job) -> None:
+    """The run's page, if it can be made: whatever it lacks, the run has ended as it has."""
+    try:
+        told = write_report([job.run.path], job.run.report)
+    except (ValueError, OSError) as error:
+        told = [f"warning: no {job.run.report}: {error}"]
+    for sentence in told:
+        job.console.print(sentence)
 
 
 @contextlib.contextmanager

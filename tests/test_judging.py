@@ -283,6 +283,7 @@ def test_a_rollback_goes_to_the_best_with_lower_rates(tmp_path: Path, monkeypatc
     told = Told(training, monkeypatch)
     loop.train(training)
     assert [row["step"] for row in told.rows] == [1, 2, 3, 4, 3, 4, 3, 4, 5]
+    assert [row.get("rollbacks", 0) for row in told.rows] == [0, 0, 0, 0, 1, 1, 2, 2, 2]
     assert training.rollbacks == 2
     assert training.gan.generator.lr_factor == training.gan.discriminator.lr_factor == 0.25
     assert steps_in(tmp_path / "checkpoints") == [1, 2, 3, 4, 5]
@@ -407,6 +408,7 @@ def test_evaluations_may_be_more_or_fewer_but_not_others(
     train.main([*flags(shards, run_dir, eval_every=3, max_steps=6), "--resume"])
     assert list(evaluations(run_dir)) == [2, 4, 5, 6]
     train.main([*flags(shards, run_dir, eval_every=0, extractor="auto", max_steps=7), "--resume"])
+    assert not (run_dir / "nearest.png").exists()  # the one of step 6 shows another generator
     assert list(evaluations(run_dir)) == [2, 4, 5, 6]
     with pytest.raises(SystemExit):  # best/ has been chosen by something
         train.main([*flags(shards, run_dir, eval_every=1, best_metric="fid", max_steps=8), "--resume"])

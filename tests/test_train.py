@@ -290,6 +290,20 @@ def test_the_network_that_spoilt_the_other_is_named(
     monkeypatch.setattr(Training, "update", spoil)
     message = refused(flags(flower_shards, tmp_path / "run", log_every=6, checkpoint_every=6), capsys, code=1)
     assert "the generator is not finite since step 3" in message  # D's loss is no number since then either
+    assert "DivergenceError: the generator is not finite" in (tmp_path / "run" / "report.html").read_text()
+    assert (tmp_path / "run" / "progress.gif").exists()
+
+
+def test_a_report_that_cannot_be_made_spoils_no_run(
+    flower_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(runs: Sequence[Path], path: Path) -> list[str]:
+        raise ValueError("too many runs")
+
+    monkeypatch.setattr(train, "write_report", refuse)
+    train.main(flags(flower_shards, tmp_path / "run", max_steps=2))
+    assert f"warning: no {tmp_path / 'run' / 'report.html'}: too many runs" in capsys.readouterr().out
+    assert status(tmp_path / "run")["state"] == "done"
 
 
 def test_a_ctrl_c_after_another_signal_is_the_first(flower_shards: Path, tmp_path: Path) -> None:

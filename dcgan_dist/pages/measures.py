@@ -25,6 +25,7 @@ Losses and scores of a GAN have no better: each is the other's worse. Nor have l
 which noise has the least.
 """
 MEANINGS = LABELS | {
+    "rollbacks": "how often the run has gone back",
     "time/step": "seconds a step",
     "time/data": "seconds a step waiting for data",
     "time/pause": "seconds of pauses since the last row",
