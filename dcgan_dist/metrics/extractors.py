@@ -177,7 +177,7 @@ def _hub_file() -> Path:
 
 
 def download_inception() -> None:
-    """Fetch Inception's weights (96 MB) from torch-fidelity's releases to each machine that has none. Every rank calls it.
+    """Fetch Inception's weights (96 MB) from torch-fidelity's releases to a machine that has none. Every rank calls it.
 
     Raises:
         OSError: on every rank, if they cannot be fetched.
