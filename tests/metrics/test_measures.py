@@ -154,6 +154,12 @@ def test_kid_of_everything_is_that_of_torchmetrics() -> None:
     assert float(found[0]) == pytest.approx(float(expected), rel=1e-6)
 
 
+def test_deviation_of_kid_is_that_of_the_subsets_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in torch-fidelity and torchmetrics: of one subset it is 0."""
+    monkeypatch.setattr(kid, "SUBSETS", 1)
+    assert kernel_distance(*two_sets())[1] == 0
+
+
 def test_kid_is_the_same_each_time_and_draws_nothing() -> None:
     state = torch.random.get_rng_state()
     left, right = two_sets()
@@ -222,9 +228,14 @@ def test_copies_of_the_data_are_found_whatever_the_last_bits() -> None:
     """Every fake is a real: distances of 0 and on the edges of balls."""
     real = two_sets(100, dim=40, offset=1000)[0]
     found = neighbourhood(real, real.flip(0))
-    assert (found.precision, found.recall, found.coverage) == (1, 1, 1)
+    assert found == Neighbourhood(precision=1, recall=1, density=6 / 5, coverage=1)  # each in 5 balls and on one's edge
     twins = real[:50].repeat(8, 1)  # radii of 0: seven others are the same
     assert neighbourhood(twins, twins + 0) == Neighbourhood(precision=1, recall=1, density=8 / 5, coverage=1)
+
+
+def test_neighbours_do_not_depend_on_where_the_origin_is() -> None:
+    real, fake = (side.double() for side in two_sets(60, 50))
+    assert neighbourhood(real + 1e6, fake + 1e6) == neighbourhood(real, fake)
 
 
 def plain(real: np.ndarray, fake: np.ndarray) -> Neighbourhood:
