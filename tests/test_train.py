@@ -314,7 +314,7 @@ def test_a_ctrl_c_after_another_signal_is_the_first(flower_shards: Path, tmp_pat
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train, "train", both)
-        patch.setattr(train, "_write_last_pictures", lambda *_, **__: None)
+        patch.setattr(train, "_leave_pictures", lambda *_, **__: None)
         train.main(flags(flower_shards, tmp_path / "run"))
     assert status(tmp_path / "run") == {"state": "stopped", "reason": "SIGTERM at step 0"}
 
