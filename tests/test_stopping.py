@@ -203,7 +203,7 @@ def test_a_second_ctrl_c_is_one_message_whatever_python_makes_of_it(
         return False
 
     monkeypatch.setattr(train, "train", train_here)
-    monkeypatch.setattr(train, "_write_last_pictures", imports)
+    monkeypatch.setattr(train, "_leave_pictures", imports)
     before = {number: signal.getsignal(number) for number in SIGNALS}
     try:
         with pytest.raises(SystemExit) as stopped:
