@@ -8,7 +8,7 @@ import os
 import sys
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, NoReturn
@@ -57,6 +57,16 @@ def is_first_process() -> bool:
     return os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"
 
 
+@contextlib.contextmanager
+def first_process_alone_speaks() -> Iterator[None]:
+    """Silence on the other processes of a job, so that help and mistakes in arguments are printed once."""
+    with contextlib.ExitStack() as silence:
+        if not is_first_process():
+            silence.enter_context(contextlib.redirect_stdout(io.StringIO()))
+            silence.enter_context(contextlib.redirect_stderr(io.StringIO()))
+        yield
+
+
 def parse(argv: Sequence[str] | None = None) -> TrainConfig:
     """The config of ``argv``: defaults, then the YAML of ``--config``, then flags. Errors are told once and exit 2."""
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -77,8 +87,7 @@ def parse(argv: Sequence[str] | None = None) -> TrainConfig:
                 raise ValueError(f"config {path}: {error}") from None
     except ValueError as error:
         fail(str(error))
-    silence = contextlib.nullcontext() if is_first_process() else contextlib.redirect_stderr(io.StringIO())
-    with silence:
+    with first_process_alone_speaks():
         return tyro.cli(
             TrainConfig,
             args=arguments,

@@ -1,12 +1,10 @@
 """Command dcgan-doctor: is this machine or cluster fit, and do N processes give the run of one?"""
 
 import argparse
-import contextlib
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
-from dcgan_dist.cli import fail, is_first_process, read_yaml
+from dcgan_dist.cli import fail, first_process_alone_speaks, read_yaml
 from dcgan_dist.config import TrainConfig, changed
 
 DESCRIPTION = """Is this machine or cluster fit to train on, and do N processes give the run of one?
@@ -81,10 +79,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--path", type=Path, default=Path(), metavar="DIR", help="directory whose disk to try (default: this one)"
     )
     parser.add_argument("--json", action="store_true", help="print JSON, and nothing else, on standard output")
-    with contextlib.ExitStack() as silence:
-        if not is_first_process():
-            silence.enter_context(contextlib.redirect_stdout(io.StringIO()))
-            silence.enter_context(contextlib.redirect_stderr(io.StringIO()))
+    with first_process_alone_speaks():
         arguments = parser.parse_args(argv)
         if arguments.steps is not None and arguments.steps < 1:
             parser.error(f"argument --steps: must be at least 1, got {arguments.steps}")

@@ -1,12 +1,10 @@
 """Command dcgan-eval: quality and variety of a generator's images in numbers, or the discriminator's say on files."""
 
 import argparse
-import contextlib
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
-from dcgan_dist.cli import fail, is_first_process
+from dcgan_dist.cli import fail, first_process_alone_speaks
 from dcgan_dist.config import EvaluationConfig
 
 DESCRIPTION = """Measure the images of a trained generator against the data, each number beside its floor, the same
@@ -109,10 +107,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         help="measure nothing; print what the discriminator says of these images",
     )
     parser.add_argument("--json", action="store_true", help="print JSON, and nothing else, on standard output")
-    with contextlib.ExitStack() as silence:
-        if not is_first_process():
-            silence.enter_context(contextlib.redirect_stdout(io.StringIO()))
-            silence.enter_context(contextlib.redirect_stderr(io.StringIO()))
+    with first_process_alone_speaks():
         arguments = parser.parse_args(argv)
         if arguments.extractor != "inception" and (arguments.download or arguments.weights):
             parser.error("--download and --weights are for --extractor inception")
