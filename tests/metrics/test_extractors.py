@@ -4,6 +4,7 @@ import hashlib
 import io
 import math
 import pickle
+import time
 from pathlib import Path
 from typing import Any
 
@@ -334,6 +335,7 @@ def downloads_on_two_machines(directory: Path) -> None:
 
     def download(url: str, path: str, prefix: str, *, progress: bool) -> None:
         (machine / f"fetched by {collectives.rank()}").touch()
+        time.sleep(0.3)
         Path(path).touch()
 
     with pytest.MonkeyPatch.context() as patch:
