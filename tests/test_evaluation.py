@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,15 @@ def test_features_have_the_same_bits_on_any_number_of_ranks(world_size: int) -> 
     for found in run_ranks(features_on_ranks, world_size, False):
         assert torch.equal(found[0], features)
         assert torch.equal(found[1], logits)
+
+
+def test_every_chunk_is_as_large() -> None:
+    """Small networks may give the same bits whatever the size; large ones do not."""
+    seen: list[int] = []
+    hook = OWN.network.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
+    extracted(fail=False)
+    hook.remove()
+    assert seen == [16, 16]
 
 
 def failing_on_rank_1() -> str:
@@ -301,6 +311,11 @@ def test_other_settings_have_files_of_their_own(flower_shards: Path, tmp_path: P
         real = reference(OWN, reals(shards, **changes), count=count, device=CPU, report=lambda done, total: None)
         assert real.told.startswith("computed")
         assert len(kept(shards)) == number
+    whole = reals(shards)
+    for changed in ({"digest": "of other shards"}, {"images": whole.images[::-1].copy()}, {"channels": 1}):
+        others = replace(whole, **changed)
+        real = reference(OWN, others, count=40, device=CPU, report=lambda done, total: None)
+        assert real.told.startswith("computed"), changed
     trained = Own()
     nn.init.zeros_(trained.classifier.bias)
     other = Extractor("own", 12, 5, trained)

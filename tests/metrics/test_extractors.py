@@ -4,6 +4,7 @@ import hashlib
 import io
 import math
 import pickle
+import time
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,29 @@ def test_a_changed_file_of_weights_is_refused(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(efflite0, "_weights", lambda: tmp_path / "other.pth")
     with pytest.raises(ValueError, match=r"other.pth: must have the sha256 579344248a93\.\.\., has another"):
         efflite0.load()
+
+
+class Trap:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (exec, ("raise KeyboardInterrupt('code was run')",))
+
+
+def test_efflite0s_file_does_not_run_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.save({"_fc.weight": Trap()}, tmp_path / "w.pth")
+    known = hashlib.sha256((tmp_path / "w.pth").read_bytes()).hexdigest()
+    monkeypatch.setattr(efflite0, "WEIGHTS_SHA256", known)
+    monkeypatch.setattr(efflite0, "_weights", lambda: tmp_path / "w.pth")
+    with pytest.raises(pickle.UnpicklingError):
+        efflite0.load()
+
+
+def test_efflite0_sees_all_pixels_of_images_that_shrink(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every fourth column is bright; bilinear without smoothing would look between two dark ones."""
+    monkeypatch.setattr(efflite0, "load", nn.Identity)
+    pixels = torch.zeros(1, 3, 64, 64, dtype=torch.uint8)
+    pixels[..., ::4] = 200
+    found = extractors.EffLite0Features(16)(pixels)
+    assert torch.as_tensor(found).mean().item() == pytest.approx(50, abs=2)
 
 
 def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -279,11 +303,6 @@ def test_inception_is_torch_fidelitys_network(tmp_path: Path, monkeypatch: pytes
     assert features.std() > 0
 
 
-class Trap:
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (exec, ("raise KeyboardInterrupt('code was run')",))
-
-
 def test_inceptions_file_does_not_run_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("torch_fidelity", reason="needs the extra eval")
     stream = io.BytesIO()
@@ -316,6 +335,7 @@ def downloads_on_two_machines(directory: Path) -> None:
 
     def download(url: str, path: str, prefix: str, *, progress: bool) -> None:
         (machine / f"fetched by {collectives.rank()}").touch()
+        time.sleep(0.3)
         Path(path).touch()
 
     with pytest.MonkeyPatch.context() as patch:
