@@ -239,7 +239,7 @@ def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
 # The command
 
 
-SETTINGS_MISTAKES = {
+SETTINGS_MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "unknown": (
         {"bach_size": {"values": [8]}},
         "point 0 (only): unknown setting 'bach_size'; did you mean batch_size?",
