@@ -105,9 +105,11 @@ is_done() { # RUN_DIR
     grep -qs '"state": "done"' "$1/status.json"
 }
 
+claim_of() { printf '%s\n' "$(dirname "$1")/.jobs/$(basename "$1")"; } # RUN_DIR
+
 claim() { # RUN_DIR : fails if another job that has not ended trains there
     local file owner
-    file=$(dirname "$1")/.jobs/$(basename "$1")
+    file=$(claim_of "$1")
     mkdir -p "${file%/*}"
     if ! (set -o noclobber && printf '%s\n' "$job" >"$file") 2>/dev/null; then
         owner=$(<"$file")
@@ -117,6 +119,20 @@ claim() { # RUN_DIR : fails if another job that has not ended trains there
         fi
         printf '%s\n' "$job" >"$file"
     fi
+}
+
+# Whether the job was told to go, by a warning or a preemption, before the trainer could save: it was still starting.
+was_cut_short() { # RUN_DIR
+    if [[ $1/status.json -nt $(claim_of "$1") ]] && grep -qs '"state": "failed"' "$1/status.json"; then
+        return 1
+    fi
+    [[ -n $warned ]] || was_preempted "$(scontrol show job --oneliner "$job")"
+}
+
+was_preempted() { # what scontrol says of the job : since it was last started
+    [[ $1 =~ PreemptTime=([0-9][^ ]*) ]] || return 1
+    local preempted=${BASH_REMATCH[1]}
+    [[ $1 =~ StartTime=([0-9][^ ]*) && ! $preempted < ${BASH_REMATCH[1]} ]]
 }
 
 # ---------------------------------------------------------------- a run
@@ -130,6 +146,7 @@ train() { # RUN_DIR FLAG...
     [[ -z $warned ]] || queue_again "$run_dir"
     say "job $job: $nodes x $processes processes, rendezvous at $master:$port, run directory $run_dir"
     # torchrun and not accelerate launch; README.md says why
+    # shellcheck disable=SC2016 # a node's number is known on the node alone
     srun --kill-on-bad-exit=1 --nodes="$nodes" --ntasks="$nodes" --ntasks-per-node=1 --cpu-bind=none \
         "${srun_options[@]}" bash -c 'PET_NODE_RANK=$SLURM_NODEID exec "$@"' on-each-node \
         "${container[@]}" "$PYTHON" -m torch.distributed.run \
@@ -139,7 +156,9 @@ train() { # RUN_DIR FLAG...
     [[ -z $warned ]] || kill -USR2 "$step"
     while again='' code=0 && { wait "$step" || code=$?; } && [[ -n $again ]]; do :; done # a trap ends wait early
     step=''
-    [[ ! -e $run_dir/requeue ]] || queue_again "$run_dir"
+    if [[ -e $run_dir/requeue ]] || { ((code)) && was_cut_short "$run_dir"; }; then
+        queue_again "$run_dir"
+    fi
     return "$code"
 }
 

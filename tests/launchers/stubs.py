@@ -16,8 +16,9 @@ env >"$STUBS/environment"
 if [[ -e $STUBS/train ]]; then . "$STUBS/train"; fi
 """,
     "scontrol": """
-case $1 in
-show) printf '%s\\n' node-a node-b ;;
+case "$1 $2" in
+"show hostnames") printf '%s\\n' node-a node-b ;;
+"show job") [[ ! -e $STUBS/job ]] || cat "$STUBS/job" ;;
 *) echo "$*" >>"$STUBS/scontrol.said"; [[ ! -e $STUBS/refuses ]] ;;
 esac
 """,

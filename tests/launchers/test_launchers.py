@@ -185,6 +185,31 @@ def test_the_warning_reaches_srun_and_the_script_waits_on(checkout: Checkout) ->
     assert time.monotonic() - began < 8
 
 
+PREEMPTED = "StartTime=2026-11-22T10:01:49 EndTime=Unknown PreemptTime={} SuspendTime=None"
+CUT_SHORT = {
+    "preempted": (PREEMPTED.format("2026-11-22T10:01:52"), "exit 143", True),
+    "preempted in an earlier start": (PREEMPTED.format("2026-11-22T09:59:59"), "exit 143", False),
+    "never preempted": (PREEMPTED.format("None"), "exit 143", False),
+    "without preemption": ("StartTime=2026-11-22T10:01:49", "exit 143", False),
+    "warned": ("", 'kill -USR2 "$PPID"; sleep 0.5; exit 140', True),
+    "failed by itself": (
+        PREEMPTED.format("2026-11-22T10:01:52"),
+        """sleep 0.1; echo '{"state": "failed"}' >"$run_dir/status.json"; exit 1""",
+        False,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CUT_SHORT)
+def test_a_job_that_must_go_before_it_could_save_is_queued_again(name: str, checkout: Checkout) -> None:
+    said, training, expected = CUT_SHORT[name]
+    (checkout.stubs / "job").write_text(said)
+    checkout.trains(training)
+    ended = checkout.run("train.sbatch", *RECIPE)
+    assert checkout.requeued() == ["12345"] * expected
+    assert (ended.code == 0) == expected
+
+
 def test_two_jobs_do_not_train_in_one_directory(checkout: Checkout) -> None:
     checkout.run("train.sbatch", *RECIPE, "--run_dir", "mine")
     (checkout.stubs / "running").write_text("RUNNING\n")
