@@ -27,7 +27,7 @@ def test_six_points_on_two_nodes(project: Project) -> None:
     (project.path / "six.yaml").write_text(SWEEP)
     began = time.monotonic()
     words = ("launchers/submit-sweep", "-j", "2", "six.yaml", "--nodes=1", "--exclusive", "--gpus-per-node=1")
-    flags = (*SHORT, "--data", str(project.shards), "--max_steps", "150")
+    flags = (*SHORT, "--data", str(project.shards), "--max_steps", "60")
     said = project.cluster.command("bash", *words, "--", *flags, cwd=project.path)
     assert "6 points of six.yaml" in said
     number = said.split("job ")[1].split(":")[0]
@@ -48,7 +48,7 @@ def test_six_points_on_two_nodes(project: Project) -> None:
         state, _ = task.ended(limit_seconds=300)
         assert state == "COMPLETED", task.output
         assert status(task.run_dir)["state"] == "done"
-        assert row_count(task.run_dir) == 150
+        assert row_count(task.run_dir) == 60
     assert [task.restarts for task in tasks] == [0, 0, 0, 0, 0, 1]
     seconds = time.monotonic() - began
     print(f"\nslurm | array of 6 points on 2 nodes, the last one warned | all done | {seconds:.0f} s")

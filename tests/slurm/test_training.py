@@ -64,6 +64,7 @@ def test_the_warning_before_the_time_limit(project: Project, alone: Path, togeth
     assert f"stopped at step {done}, saved" in job.output
     seconds = job.finished()
     assert (job.restarts, job.output.count("stopped at step")) == (1, 1)
+    assert job.output.count("2 processes on cpu, 1 thread each") == 2  # as --threads says
     assert went_on_from(job) == done
     told(
         "warning signal",
@@ -100,6 +101,8 @@ def test_a_preemption_while_the_trainer_starts(project: Project, alone: Path, to
     job.wait_for(lambda: processes_of(job.run_dir))
     project.sbatch("--partition=gpu", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap", "sleep 1")
     job.wait_for(lambda: job.restarts == 1)
+    assert "stopped at step" not in job.output
+    assert "is to go on: queueing job" in job.output
     told(
         "preemption at the start",
         "requeued",
