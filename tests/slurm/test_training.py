@@ -25,9 +25,8 @@ def told(
     """Print a row of the table in docs/clusters.md, and check the weights."""
     off = difference(run_dir, alone)
     same = together is not None and difference(run_dir, together) == 0
-    print(
-        f"\nslurm | {scenario} | {outcome} | {seconds:.0f} s | one process: {off:.1e} | two: {'bitwise' if same else 'not compared'}"
-    )
+    compared = "bitwise" if same else "not compared"
+    print(f"\nslurm | {scenario} | {outcome} | {seconds:.0f} s | one process: {off:.1e} | two: {compared}")
     assert off <= LIMIT
     assert together is None or same
 
