@@ -5,7 +5,7 @@ DEMO_SHARDS := shards/synthetic-32
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check format test test-slow test-gpu clean
+.PHONY: help setup demo check format test test-slow test-slurm test-gpu clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,7 +38,10 @@ test: setup ## the fast tests
 	$(BIN)/python -m pytest
 
 test-slow: setup ## the slow tests
-	$(BIN)/python -m pytest -m 'slow and not gpu'
+	$(BIN)/python -m pytest -m 'slow and not gpu and not slurm'
+
+test-slurm: setup ## the launchers, on a throwaway Slurm of two nodes
+	$(BIN)/python -m pytest -m slurm
 
 test-gpu: setup ## what needs a CUDA device
 	$(BIN)/python -m pytest -m gpu

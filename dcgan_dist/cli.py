@@ -8,7 +8,7 @@ import os
 import sys
 import types
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, NoReturn
@@ -128,10 +128,53 @@ def normalised(arguments: Sequence[str]) -> list[str]:
                 position += 1
             result += [f"--{name}", *" ".join(items).strip("[]()").replace(",", " ").split()]
         elif equals and kind in (int, int | None):
-            result.append(f"--{name}={_converted(value, kind)}")
+            try:
+                result.append(f"--{name}={_converted(value, kind)}")
+            except ValueError as error:
+                raise ValueError(f"{name} must be {error}, got {value!r}") from None
         else:
             result.append(argument)
     return result
+
+
+def settings(arguments: Sequence[str]) -> dict[str, Any]:
+    """Values by name of the settings that flags give, each converted by its field's type; ``parse`` without its time.
+
+    Raises:
+        ValueError: naming field and value; an unknown field gets a suggestion.
+    """
+    types_by_name = leaf_types(TrainConfig)
+    given: dict[str, list[str]] = {}
+    for argument in normalised(arguments):
+        if argument.startswith("--"):
+            name, equals, value = argument[2:].partition("=")
+            name = name.replace("-", "_")
+            items = given[name] = [value] if equals else []
+        elif not given:
+            raise ValueError(f"{argument!r} must come after the --name of a setting")
+        else:
+            items.append(argument)
+    values: dict[str, Any] = {}
+    for name, items in given.items():
+        positive = name.removeprefix("no_")
+        if types_by_name.get(positive) is bool and not items:
+            values[positive] = name == positive
+            continue
+        if name not in types_by_name:
+            raise ValueError(_unknown(name, types_by_name))
+        kind = types_by_name[name]
+        if typing.get_origin(kind) is not tuple and len(items) != 1:
+            raise ValueError(f"{name} must be one value, got {' '.join(items)!r}")
+        try:
+            values[name] = _converted(items if typing.get_origin(kind) is tuple else items[0], kind)
+        except ValueError as error:
+            raise ValueError(f"{name} must be {error}, got {' '.join(items)!r}") from None
+    return values
+
+
+def _unknown(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"unknown setting {name!r}" + (f"; did you mean {close[0]}?" if close else "")
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -158,10 +201,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
         place = f"config {path}, line {key.start_mark.line + 1}"
         name = str(key.value).replace("-", "_")
         if name not in types_by_name:
-            close = difflib.get_close_matches(name, types_by_name, n=1)
             if name in leaf_types(RunConfig):
                 raise ValueError(f"{place}: {name} belongs on the command line, not in a file")
-            raise ValueError(f"{place}: unknown setting {name!r}" + (f"; did you mean {close[0]}?" if close else ""))
+            raise ValueError(f"{place}: {_unknown(name, types_by_name)}")
         if name in values:
             raise ValueError(f"{place}: {name} is given twice")
         if isinstance(value, yaml.MappingNode):

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from dcgan_dist.cli import normalised, parse, read_yaml, to_yaml
+from dcgan_dist.cli import normalised, parse, read_yaml, settings, to_yaml
 from dcgan_dist.config import RunConfig, TrainConfig, changed
 from tests.shared import RECIPES, recipe
 
@@ -160,3 +160,42 @@ def test_every_setting_has_help(capsys: pytest.CaptureFixture[str]) -> None:
         if not dataclasses.is_dataclass(item.type):
             assert f"--{item.name}" in text
     assert "accelerate launch -m dcgan_dist.train" in " ".join(text.split())
+
+
+def test_settings_are_what_parse_makes_of_flags(tmp_path: Path) -> None:
+    flags = [
+        "--batch-size",
+        "64",
+        "--flip",
+        "--value-range",
+        "-0.5",
+        "0.5",
+        "--lr=1e-4",
+        "--workers=null",
+        "--no_compile",
+    ]
+    values = settings([*flags, "--max_steps=1"])
+    assert values == {
+        **{"batch_size": 64, "flip": True, "value_range": (-0.5, 0.5), "lr": 1e-4, "workers": None, "compile": False},
+        "max_steps": 1,
+    }
+    assert changed(TrainConfig(), values) == parse(
+        [flag for flag in flags if "workers" not in flag] + ["--max_steps=1"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["8"], "'8' must come after the --name of a setting"),
+        (["--bach_size=8"], "unknown setting 'bach_size'; did you mean batch_size?"),
+        (["--seed", "1", "2"], "seed must be one value, got '1 2'"),
+        (["--seed=1.5"], "seed must be a whole number, got '1.5'"),
+        (["--lr=fast"], "lr must be a number, got 'fast'"),
+        (["--value_range=1"], "value_range must be a list of 2 numbers, got '1'"),
+    ],
+)
+def test_settings_that_cannot_be_are_told(flags: list[str], message: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        settings(flags)
+    assert str(caught.value) == message

@@ -76,7 +76,9 @@ def start(compute: ComputeConfig) -> Runtime:
         ValueError: when the processes that run together are not those the launcher was asked for.
     """
     local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    torch.set_num_threads(compute.threads or max(1, cores() // local_world_size))
+    threads = compute.threads or max(1, cores() // local_world_size)
+    torch.set_num_threads(threads)
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # else Accelerate sets another number, on several CPU nodes
     end_with_launcher()
     if compute.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
