@@ -102,7 +102,6 @@ class RunDirectory:
             "pillow",
             "safetensors",
             "torch",
-            "torchvision",
             "wandb",
         )
         facts: dict[str, Any] = {

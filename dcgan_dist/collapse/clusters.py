@@ -5,13 +5,11 @@ nearest centre, and NDB is the number of bins whose share of the samples differs
 two-proportion z-test of each bin.
 """
 
-import warnings
+import math
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
-from scipy.cluster.vq import kmeans2
-from scipy.special import rel_entr
-from scipy.stats import norm
 
 from dcgan_dist.collapse.pixels import Doubles, Integers
 
@@ -45,17 +43,40 @@ def fit_clusters(features: Doubles, k: int, *, seed: int) -> Clusters:
 
     The same on every call. Clusters that end empty are left out, as happens when points coincide.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of an empty cluster
-        centres, _ = kmeans2(features, k, iter=_ITERATIONS, minit="++", rng=np.random.default_rng(seed))
-    counts = cluster_counts(features, centres)
+    centres = _spread_points(features, k, random=np.random.default_rng(seed))
+    nearest = _nearest(features, centres)
+    for _ in range(_ITERATIONS):
+        members = (nearest[:, None] == np.arange(k)).astype(np.float64)  # (N, k)
+        counts = members.sum(axis=0)[:, None]
+        centres = np.where(counts > 0, members.T @ features / np.maximum(counts, 1), centres)  # empty ones stay
+        before, nearest = nearest, _nearest(features, centres)
+        if np.array_equal(before, nearest):
+            break
+    counts = np.bincount(nearest, minlength=k).astype(np.int64)
     return Clusters(centres[counts > 0], counts[counts > 0])
+
+
+def _spread_points(features: Doubles, k: int, *, random: np.random.Generator) -> Doubles:
+    """k-means++: k of the features, each drawn with a probability as its squared distance from those before it."""
+    chosen = [features[random.integers(len(features))]]
+    distances = ((features - chosen[0]) ** 2).sum(axis=1)
+    while len(chosen) < k:
+        total = distances.cumsum()
+        chosen.append(features[np.searchsorted(total, random.uniform() * total[-1])])
+        distances = np.minimum(distances, ((features - chosen[-1]) ** 2).sum(axis=1))
+    return np.stack(chosen)
 
 
 def cluster_counts(features: Doubles, centres: Doubles) -> Integers:
     """(k,): how many of (N, D) features lie nearest to each of (k, D) centres; of two as near, the first."""
+    return np.bincount(_nearest(features, centres), minlength=len(centres)).astype(np.int64)
+
+
+def _nearest(features: Doubles, centres: Doubles) -> Integers:
+    """(N,): which of (k, D) centres lies nearest to each feature; of two as near, the first."""
     scores = features @ centres.T - (centres**2).sum(axis=1) / 2  # half of |f|^2 - |f - c|^2
-    return np.bincount(scores.argmax(axis=1), minlength=len(centres)).astype(np.int64)
+    nearest: Integers = scores.argmax(axis=1)
+    return nearest
 
 
 def different_bins(counts: Integers, data_counts: Integers) -> float:
@@ -68,13 +89,19 @@ def different_bins(counts: Integers, data_counts: Integers) -> float:
     pooled = (counts + data_counts) / (n + m)
     deviation = np.sqrt(pooled * (1 - pooled) * (1 / n + 1 / m))
     gap = np.abs(counts / n - data_counts / m)
-    return float(np.mean(gap > norm.ppf(1 - LEVEL / 2) * deviation))
+    return float(np.mean(gap > NormalDist().inv_cdf(1 - LEVEL / 2) * deviation))
 
 
 def js_divergence(p: Doubles, q: Doubles) -> float:
     """Jensen-Shannon divergence of two histograms of sum 1, in bits: 0 if equal, 1 if they share no bin."""
     middle = (p + q) / 2
-    return float((rel_entr(p, middle).sum() + rel_entr(q, middle).sum()) / (2 * np.log(2)))
+    return (kl_divergence(p, middle) + kl_divergence(q, middle)) / (2 * math.log(2))
+
+
+def kl_divergence(p: Doubles, q: Doubles) -> float:
+    """KL(p || q) in nats, of two histograms of sum 1; q has no empty bin where p has something."""
+    there = p > 0
+    return float((p[there] * np.log(p[there] / q[there])).sum())
 
 
 def worst_divergence(shares: Doubles) -> float:

@@ -11,7 +11,6 @@ import math
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import rel_entr
 
 from dcgan_dist.collapse.pixels import Pixels, from_middle, hsv
 from dcgan_dist.data.synthetic import COLOURS, MODES, PETALS, SHAPES, Shape
@@ -67,7 +66,8 @@ def kl_from_known(labels: NDArray[np.int64]) -> float:
     known = _known_shares()
     if not counts.any():
         return -math.log(known.min())
-    return float(rel_entr(counts / counts.sum(), known).sum())
+    shares, known = counts[counts > 0] / counts.sum(), known[counts > 0]
+    return float((shares * np.log(shares / known)).sum())
 
 
 def _known_shares() -> NDArray[np.float64]:

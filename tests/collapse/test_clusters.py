@@ -4,6 +4,8 @@ import math
 
 import numpy as np
 import pytest
+from scipy.cluster.vq import kmeans2
+from scipy.special import rel_entr
 
 from dcgan_dist.collapse.clusters import (
     Clusters,
@@ -11,6 +13,7 @@ from dcgan_dist.collapse.clusters import (
     different_bins,
     fit_clusters,
     js_divergence,
+    kl_divergence,
     reached,
     worst_divergence,
 )
@@ -33,6 +36,21 @@ def test_k_means_is_the_same_every_time() -> None:
     again = fit_clusters(points, 10, seed=4)
     np.testing.assert_array_equal(first.centres, again.centres)
     assert not np.array_equal(first.centres, fit_clusters(points, 10, seed=5).centres)
+
+
+@pytest.mark.parametrize(("points", "dimensions", "k"), [(300, 5, 10), (1000, 30, 60), (200, 2, 3)])
+def test_k_means_is_that_of_scipy(points: int, dimensions: int, k: int) -> None:
+    features = np.random.default_rng(points).normal(size=(points, dimensions))
+    centres, nearest = kmeans2(features, k, iter=100, minit="++", rng=np.random.default_rng(3))
+    found = fit_clusters(features, k, seed=3)
+    np.testing.assert_allclose(found.centres, centres, rtol=1e-9)
+    np.testing.assert_array_equal(found.counts, np.bincount(nearest))
+
+
+def test_kl_divergence_is_that_of_scipy() -> None:
+    p, q = np.random.default_rng(0).dirichlet([0.5] * 20, size=2)
+    p[3] = q[5] = p[5] = 0
+    assert kl_divergence(p, q) == pytest.approx(rel_entr(p, q).sum(), rel=1e-13)
 
 
 def test_clusters_that_would_be_empty_are_left_out() -> None:
