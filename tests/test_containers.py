@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import time
 import tomllib
 from collections.abc import Iterator
@@ -30,9 +31,8 @@ DEMO = ["--config", "configs/synthetic-arch1.yaml", "--data", "shards/demo"]
 
 
 def instructions() -> list[tuple[str, str]]:
-    """Pairs (instruction, rest) of the Dockerfile, without comments and here-documents."""
+    """Pairs (instruction, rest) of the Dockerfile."""
     text = re.sub(r"^#.*\n", "", (DOCKER / "Dockerfile").read_text(), flags=re.MULTILINE)
-    text = re.sub(r"(RUN <<'(\w+)'.*)\n(?:.*\n)*?\2\n", r"\1\n", text)
     lines = text.replace("\\\n", " ").splitlines()
     return [(line.split(maxsplit=1)[0], line.split(maxsplit=1)[1]) for line in lines if line.strip()]
 
@@ -144,6 +144,29 @@ def test_the_variant_for_cpus_takes_the_gpus_from_every_service_that_asks_for_th
     Loader.add_constructor("!reset", lambda loader, node: "reset")
     without = yaml.load((DOCKER / "compose.cpu.yaml").read_text(), Loader)["services"]
     assert without == {name: {"deploy": "reset"} for name, service in compose().items() if "deploy" in service}
+
+
+def requirements(folder: Path, extras: str) -> subprocess.CompletedProcess[str]:
+    shutil.copy(REPOSITORY / "pyproject.toml", folder)
+    program = [sys.executable, str(DOCKER / "requirements.py"), extras]
+    return subprocess.run(program, cwd=folder, capture_output=True, text=True, timeout=30)
+
+
+def test_requirements_are_those_of_the_project_and_the_extras(tmp_path: Path) -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    assert requirements(tmp_path, arguments()["EXTRAS"]).returncode == 0
+    assert (tmp_path / "requirements.txt").read_text().splitlines() == project["dependencies"] + extras["efflite0"]
+    assert (tmp_path / "build-requirements.txt").read_text() == "setuptools>=77\n"
+    assert requirements(tmp_path, "eval,video").returncode == 0
+    lines = (tmp_path / "requirements.txt").read_text().splitlines()[len(project["dependencies"]) :]
+    assert lines == [*extras["efflite0"], *extras["eval"][1:], *extras["video"]]
+    assert requirements(tmp_path, "").returncode == 0
+    assert (tmp_path / "requirements.txt").read_text().splitlines() == project["dependencies"]
+    wrong = requirements(tmp_path, "efflite0,remotes")
+    assert wrong.returncode == 1
+    assert wrong.stderr.startswith("error: EXTRAS must be of efflite0, eval, remote")
+    assert wrong.stderr.endswith("got 'remotes'\n")
 
 
 # ---- the entry point, with stubs ----
@@ -281,6 +304,11 @@ def wait_for_rows(run_dir: Path) -> None:
 
 
 @containers
+def test_hadolint_finds_nothing() -> None:
+    must("lint", "docker/Dockerfile")
+
+
+@containers
 def test_the_demo_trains_as_an_unknown_user_with_a_read_only_root(image: str, folder: Path) -> None:
     told = must(
         "run", *mounted(folder), image, "train", *DEMO, "--run_dir=runs/demo", "--max_steps=20", "--log_every=1"
@@ -394,7 +422,7 @@ def test_the_engine_gets_nothing_but_the_project(engine: None, tmp_path: Path) -
     must("docker", "build", "--file", f"{tmp_path}/Dockerfile", "--output", f"{tmp_path}/sent", str(context))
     sent = {path.name for path in (tmp_path / "sent").iterdir()}
     assert sent == {"LICENSE", "README.md", "configs", "dcgan_dist", "docker", "pyproject.toml"}
-    assert [path.name for path in (tmp_path / "sent" / "docker").iterdir()] == ["entrypoint"]
+    assert {path.name for path in (tmp_path / "sent" / "docker").iterdir()} == {"entrypoint", "requirements.py"}
     assert not list((tmp_path / "sent").rglob("__pycache__"))
 
 
