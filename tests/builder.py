@@ -24,15 +24,16 @@ def why_not() -> str:
 
 
 def local_build(*words: str, seconds: float = 300, environment: Mapping[str, str] | None = None) -> Result:
-    """What became of ``local-build WORDS``."""
+    """What became of ``local-build WORDS``, which has ``seconds``."""
+    limits = {f"LOCAL_BUILD_{what}_TIMEOUT": f"{seconds:.0f}" for what in ("INSTALL", "BASE", "BUILD", "RUN")}
     return subprocess.run(
         [str(PROGRAM), *words],
         cwd=REPOSITORY,
-        env={**os.environ, **(environment or {})},
+        env={**os.environ, **limits, **(environment or {})},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=seconds,
+        timeout=seconds + 60,  # it ends what it started by itself
     )
 
 
