@@ -5,10 +5,10 @@ DEMO_SHARDS := shards/synthetic-32
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check format test test-slow test-slurm test-gpu clean
+.PHONY: help setup demo check format test test-slow test-slurm test-containers test-gpu clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: .venv/ready ## .venv with the package, editable, and the tools of its dev extra
 
@@ -45,6 +45,9 @@ test-slurm: setup ## the launchers, on a throwaway Slurm of two nodes
 
 test-gpu: setup ## what needs a CUDA device
 	$(BIN)/python -m pytest -m gpu
+
+test-containers: setup ## build the container image and run it (as root, with ../shared/containers)
+	$(BIN)/python -m pytest -m containers -s tests/test_containers.py
 
 clean: ## remove .venv and caches; shards and runs stay
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache build dist *.egg-info

