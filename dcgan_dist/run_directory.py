@@ -94,8 +94,8 @@ class RunDirectory:
             if step > after:
                 path.unlink()
 
-    def set_status(self, state: str, reason: str = "", *, total_steps: int) -> None:
-        """Write status.json: running, done, stopped or failed, why, and how many steps the run is to have."""
+    def set_status(self, state: str, reason: str = "", *, total_steps: int | None = None) -> None:
+        """Write status.json: running, done, stopped or failed, why, and the steps of the whole run if that is known."""
         facts = {"state": state, "reason": reason, "total_steps": total_steps}
         write_whole(self.status, (json.dumps(facts) + "\n").encode())
 

@@ -15,7 +15,7 @@ from pathlib import Path
 LOCK = "lock"
 """Name of the file in a run directory; it stays, and says who held it last."""
 PATIENCE_SECONDS = 1.0
-"""How long to try: whoever only looks holds the lock for a moment."""
+"""How long a trainer tries: whoever only looks holds the lock for a moment."""
 
 
 @contextlib.contextmanager
@@ -31,7 +31,7 @@ def training_alone(directory: Path) -> Iterator[list[str]]:
     try:
         told = []
         try:
-            if not try_lock(handle):
+            if not _patiently_locked(handle):
                 raise ValueError(
                     f"run_dir {directory}: {_read(path)} trains there; if its machine has died, remove {path}"
                 )
@@ -66,7 +66,7 @@ def is_locked(path: Path) -> bool:
     except (FileNotFoundError, NotADirectoryError):
         return False
     try:
-        return not _taken(handle, fcntl.LOCK_SH)
+        return not _locked(handle, fcntl.LOCK_SH)
     finally:
         os.close(handle)
 
@@ -79,15 +79,19 @@ def try_lock(handle: int) -> bool:
     Raises:
         OSError: when the file system has no locks.
     """
+    return _locked(handle, fcntl.LOCK_EX)
+
+
+def _patiently_locked(handle: int) -> bool:
     deadline = time.monotonic() + PATIENCE_SECONDS
-    while not _taken(handle, fcntl.LOCK_EX):
+    while not try_lock(handle):
         if time.monotonic() > deadline:
             return False
         time.sleep(PATIENCE_SECONDS / 20)
     return True
 
 
-def _taken(handle: int, kind: int) -> bool:
+def _locked(handle: int, kind: int) -> bool:
     try:
         fcntl.lockf(handle, kind | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):  # POSIX allows either

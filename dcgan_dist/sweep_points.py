@@ -37,6 +37,8 @@ class Progress:
     """The last value of the sweep's metric."""
     seconds: float = 0.0
     """Spent on its steps and their pauses."""
+    pace: float | None = None
+    """Seconds a step, the last that is logged."""
 
     @property
     def share(self) -> float:
@@ -104,6 +106,7 @@ def progress_of(run_dir: Path, wanted: Mapping[str, Any], *, metric: str | None 
         rows = []
     found = curves(rows)
     _, values = found.get(metric or "", ([], []))
+    _, pace = found.get("time/step", ([], []))
     return Progress(
         state=state,
         reason=reason,
@@ -111,6 +114,7 @@ def progress_of(run_dir: Path, wanted: Mapping[str, Any], *, metric: str | None 
         total_steps=told.get("total_steps"),
         metric=values[-1] if values else None,
         seconds=_seconds(found),
+        pace=pace[-1] if pace else None,
     )
 
 
@@ -172,7 +176,7 @@ def _differences(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[st
 
 
 def _done(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> tuple[State, str]:
-    """The state of a run that has come to its end: the one it was given, which may not be the one that is wanted now."""
+    """The state of a run that has come to the end it was given; another may be wanted now."""
     for name in LENGTHS:
         length, was = wanted.get(name), saved.get(name)
         if length is not None and was is not None and length < was:
@@ -201,12 +205,12 @@ def _seconds(found: Mapping[str, tuple[list[int], list[float]]]) -> float:
 
 
 def eta_seconds(points: Sequence[Progress], *, at_once: int) -> float | None:
-    """Seconds until no point is left, when ``at_once`` are trained at a time; None when nothing tells how long one takes.
+    """Seconds until no point is left, with ``at_once`` at a time; None when nothing tells how long one takes.
 
-    A point takes as long as those that are done did on average, or, before one is, as those in progress will.
+    A point takes as long as those that are done did on average, or, before one is, as the steps of those begun tell.
     """
     whole = [point.seconds for point in points if point.state == "done" and point.seconds]
-    whole = whole or [point.seconds / point.share for point in points if point.share and point.seconds]
+    whole = whole or [point.pace * point.total_steps for point in points if point.pace and point.total_steps]
     if not whole or at_once < 1:
         return None
     to_do = [1 - point.share for point in points if point.state in ("running", "stopped", "left")]
