@@ -38,7 +38,7 @@ class Progress:
     seconds: float = 0.0
     """Spent on its steps and their pauses."""
     pace: float | None = None
-    """Seconds a step, the last that is logged."""
+    """Seconds a step with its share of pauses, on average."""
 
     @property
     def share(self) -> float:
@@ -106,15 +106,15 @@ def progress_of(run_dir: Path, wanted: Mapping[str, Any], *, metric: str | None 
         rows = []
     found = curves(rows)
     _, values = found.get(metric or "", ([], []))
-    _, pace = found.get("time/step", ([], []))
+    step, seconds = rows[-1]["step"] if rows else 0, _seconds(found)
     return Progress(
         state=state,
         reason=reason,
-        step=rows[-1]["step"] if rows else 0,
+        step=step,
         total_steps=told.get("total_steps"),
         metric=values[-1] if values else None,
-        seconds=_seconds(found),
-        pace=pace[-1] if pace else None,
+        seconds=seconds,
+        pace=seconds / step if step else None,
     )
 
 
@@ -147,7 +147,7 @@ def _state(run_dir: Path, told: Mapping[str, Any], wanted: Mapping[str, Any]) ->
         trainer = "another process" if written == "running" else None
     if trainer:
         return "running", trainer
-    if written is None:
+    if written not in ("running", "done", "stopped", "failed"):
         return "left", ""
     path = run_dir / "config.yaml"
     try:

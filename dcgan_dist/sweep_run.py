@@ -319,12 +319,14 @@ class SweepRun:
             time.sleep(LOOK_SECONDS)
 
     def _follow(self, job: _Job) -> None:
+        """Note how far a job is; its pace is an average that forgets, because that of a row jumps."""
         row, told = last_row(self.plan.run_dir(job.point)), read_status(self.plan.run_dir(job.point))
+        before, pace = self.progress[job.point.index].pace, row.get("time/step")
         self.progress[job.point.index] = Progress(
             state="running",
             step=row.get("step", 0),
             total_steps=told.get("total_steps"),
-            pace=row.get("time/step"),
+            pace=0.9 * before + 0.1 * pace if before and pace else pace,
         )
 
     def _eta(self) -> timedelta | None:
