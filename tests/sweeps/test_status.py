@@ -11,6 +11,7 @@ import pytest
 
 from dcgan_dist import sweep
 from dcgan_dist.sweep_points import Progress, eta_seconds, last_row
+from tests.locks import end, hold
 from tests.runs import made_run
 from tests.shared import REPOSITORY
 
@@ -21,20 +22,6 @@ parameters:
   config: {value: CONFIG}
   lr_ratio: {values: [1, 2]}
   seed: {values: [0, 1, 2]}
-"""
-HOLDER = """
-import sys, time
-from pathlib import Path
-from dcgan_dist.run_lock import training_alone, try_lock
-if sys.argv[1] == "log":
-    file = open(sys.argv[2], "ab+")
-    assert try_lock(file.fileno())
-    print("held", flush=True)
-    time.sleep(60)
-else:
-    with training_alone(Path(sys.argv[2])):
-        print("held", flush=True)
-        time.sleep(60)
 """
 
 
@@ -51,18 +38,7 @@ def holders() -> Iterator[list[subprocess.Popen[str]]]:
     started: list[subprocess.Popen[str]] = []
     yield started
     for process in started:
-        process.kill()
-        process.wait()
-        assert process.stdout
-        process.stdout.close()
-
-
-def hold(kind: str, path: Path) -> subprocess.Popen[str]:
-    """A process that holds the lock of a run directory or a log."""
-    process = subprocess.Popen([sys.executable, "-c", HOLDER, kind, str(path)], stdout=subprocess.PIPE, text=True)
-    assert process.stdout
-    assert process.stdout.readline() == "held\n"
-    return process
+        end(process)
 
 
 def rows(*steps: int) -> list[dict[str, float]]:
