@@ -55,6 +55,7 @@ MODELS = {
         image_sizes=(28,),
         output_range=(0.0, 1.0),
         dropout=True,
+        batch_deviation=True,
     ),
     "mnist28": Model(
         generator=mnist28.Generator,
