@@ -25,11 +25,17 @@ class Generator(nn.Module):
         widths = [config.base_channels * scale for scale in (8, 4, 2, 1)]
         self.stem = DenseStem(config, widths[0], size=7, epsilon=BATCH_NORM_EPSILON, bias=True)
         self.dropout = Dropout(config.dropout)
+        is_strided = config.upsampling == "strided"
         first, second, third = (
-            generator_block(SameConvTranspose2d(wide, thin, kernel_size=5), config, epsilon=BATCH_NORM_EPSILON)
-            for wide, thin in pairwise(widths)
+            generator_block(
+                SameConvTranspose2d(wide, thin, kernel_size=5, stride=2 if is_strided and doubles else 1),
+                config,
+                epsilon=BATCH_NORM_EPSILON,
+            )
+            for (wide, thin), doubles in zip(pairwise(widths), (True, True, False), strict=True)
         )
-        self.body = nn.Sequential(nn.Upsample(scale_factor=2), first, nn.Upsample(scale_factor=2), second, third)
+        up = [] if is_strided else [nn.Upsample(scale_factor=2)]
+        self.body = nn.Sequential(*up, first, *up, second, third)
         self.head = SameConvTranspose2d(widths[-1], config.channels, kernel_size=5)
 
     def forward(self, z: Tensor) -> Tensor:
