@@ -22,7 +22,7 @@ read_site() { # sets PYTHON, RUNS, container, srun_options, in_step
     RUNS=${RUNS:-runs}
     read -rd '' -a container <<<"${CONTAINER_CMD:-}" || true # at the end of the text
     read -rd '' -a srun_options <<<"${SRUN_OPTIONS:-}" || true
-    in_step=()
+    in_step=() # before a command of this script, where only a step of srun gets into the container (pyxis)
     if [[ -n ${SLURM_JOB_ID:-} && ${SRUN_OPTIONS:-} == *--container-image* ]]; then
         in_step=(srun --nodes=1 --ntasks=1 --ntasks-per-node=1 --cpu-bind=none --export=ALL "${srun_options[@]}")
     fi
