@@ -157,6 +157,8 @@ MISTAKES = {
     "bare": (grid({"seed": 3}), "parameters: seed: must have value, values, or min and max, got 3"),
     "values": (grid({"seed": {"values": 3}}), "parameters: seed: values must be a list, got 3"),
     "a value": (grid({"seed": {"values": [{"a": 1}]}}), "parameters: seed: a value must be a number, a word"),
+    "lines": (grid({"data": {"value": "a\nb"}}), "parameters: data: a value must be on one line, got 'a\\nb'"),
+    "lines in a list": (grid({"betas": {"value": ["1\n", 2]}}), "parameters: betas: a value must be on one line"),
     "same": (grid({"seed": {"values": [8, "8"]}}), "parameters: seed: values has 8 twice"),
     "typo": (
         grid({"seed": {"value": 1, "vals": 2}}),
