@@ -76,11 +76,9 @@ def _parser() -> argparse.ArgumentParser:
     add("list", "check a sweep and print its points with the names of their run directories").set_defaults(run=_list)
     command = add("args", "print the arguments of dcgan_dist.train for one point, one a line")
     command.add_argument("index", type=int, metavar="I", help="its number, from 0")
+    command.add_argument("--labels", action="store_true", help="first two lines with its group and job type in W&B")
     add_runs(command)
     command.set_defaults(run=_args)
-    command = add("labels", "print the group and the job type of one point in W&B, one a line")
-    command.add_argument("index", type=int, metavar="I", help="its number, from 0")
-    command.set_defaults(run=_labels)
     return parser
 
 
@@ -185,12 +183,8 @@ def _args(arguments: argparse.Namespace) -> None:
     found = progress_of(run_dir, own_settings(point))
     if found.state == "changed":
         raise ValueError(f"sweep {arguments.file}, point {point.index}: {run_dir} had other settings: {found.reason}")
-    print(f"--run_dir={run_dir}", *point.flags, sep="\n")
-
-
-def _labels(arguments: argparse.Namespace) -> None:
-    point = read_sweep(arguments.file).point(arguments.index)
-    print(point.group, point.job_type, sep="\n")
+    labels = [point.group, point.job_type] if arguments.labels else []
+    print(*labels, f"--run_dir={run_dir}", *point.flags, sep="\n")
 
 
 if __name__ == "__main__":

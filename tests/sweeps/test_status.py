@@ -148,8 +148,11 @@ def test_eta() -> None:
 
 
 def test_labels(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    sweep.main(["labels", str(file), "4"])
-    assert capsys.readouterr().out == "mine,lr_ratio=2\nseed=1\n"
+    sweep.main(["args", str(file), "4", "--labels"])
+    group, job_type, *arguments = capsys.readouterr().out.splitlines()
+    assert (group, job_type) == ("mine,lr_ratio=2", "seed=1")
+    sweep.main(["args", str(file), "4"])
+    assert capsys.readouterr().out.splitlines() == arguments
 
 
 def test_commands_start_without_torch() -> None:
