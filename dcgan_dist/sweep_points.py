@@ -57,18 +57,18 @@ def checked_sweep(path: Path, flags: Sequence[str] = ()) -> Sweep:
         ValueError: naming the file, the point and the setting.
     """
     sweep = read_sweep(path)
-    given = settings(sweep.point(0).flags)
-    for name in settings(flags):
-        if name in ("run_dir", "resume"):
-            raise ValueError(f"{name}: each point has its own directory, and resumes there")
+    given = settings(flags)
+    for name in ("run_dir", "resume"):
         if name in given:
-            raise ValueError(f"{name}: sweep {path} gives it already; a flag for all points must be another")
+            raise ValueError(f"{name}: each point has its own directory, and resumes there")
     for index in range(sweep.count):
         point = sweep.point(index)
         try:
             config_of(point, flags)
         except ValueError as error:
             raise ValueError(f"sweep {path}, point {index} ({point.name}): {error}") from None
+    for name in sorted(given.keys() & settings(sweep.point(0).flags).keys()):
+        raise ValueError(f"{name}: sweep {path} gives it already; a flag for all points must be another")
     return sweep
 
 

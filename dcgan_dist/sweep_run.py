@@ -146,6 +146,12 @@ class SweepRun:
                 f"{counted(len(changed), 'run')} had other settings than sweep {plan.sweep.name} has now: set them "
                 f"back, give the sweep another name, or move the directories away\n{told}"
             )
+        for point, found in zip(self.points, self.progress, strict=True):
+            data = plan.wanted(point).images.data
+            if found.state != "done" and data and "://" not in data and not (Path(data) / "index.json").exists():
+                raise ValueError(
+                    f"data {data}: not a directory of shards: no index.json; docs/data.md has the commands"
+                )
         self._written = [_written(plan.run_dir(point)) for point in self.points]  # before this began
         self._jobs: list[_Job] = []
         self._told: set[int] = set()

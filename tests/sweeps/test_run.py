@@ -283,6 +283,7 @@ MISTAKES = {
     "run_dir": (("--", "--run_dir=x"), "error: run_dir: each point has its own directory, and resumes there"),
     "a parameter": (("--", "--seed", "3"), "error: seed: sweep tiny.yaml gives it already"),
     "unknown": (("--", "--sede=3"), "error: unknown setting 'sede'; did you mean seed?"),
+    "no shards": (("--", "--data=none"), "error: data none: not a directory of shards: no index.json"),
     "a rule": (("--", "--batch_size=1"), "point 0 (seed=0): batch_size must be at least 2"),
     "no dashes": (("--max_steps=3",), "unrecognized arguments: --max_steps=3"),
 }
