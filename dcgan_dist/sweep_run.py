@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from types import FrameType
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from dcgan_dist.config import TrainConfig
 from dcgan_dist.distributed.launcher import EXPECTED, end_with_parent, without_launcher
@@ -132,26 +132,17 @@ class _Job:
 
 
 class SweepRun:
-    """The points of a plan, from what is left to what has become of them."""
+    """The points of a plan, from what is left to what has become of them.
+
+    Raises:
+        ValueError: when the run of a point had other settings, or there are no shards; nothing is written then.
+    """
 
     def __init__(self, plan: Plan, screen: Screen) -> None:
         self.plan, self.screen = plan, screen
         self.points = [plan.sweep.point(index) for index in range(plan.sweep.count)]
         self.progress = [self._looked_at(point) for point in self.points]
-        changed = [(p, found.reason) for p, found in zip(self.points, self.progress, strict=True)
-                   if found.state == "changed"]  # fmt: skip
-        if changed:
-            told = "\n".join(f"  {plan.run_dir(point)}: {reason}" for point, reason in changed)
-            raise ValueError(
-                f"{counted(len(changed), 'run')} had other settings than sweep {plan.sweep.name} has now: set them "
-                f"back, give the sweep another name, or move the directories away\n{told}"
-            )
-        for point, found in zip(self.points, self.progress, strict=True):
-            data = plan.wanted(point).images.data
-            if found.state != "done" and data and "://" not in data and not (Path(data) / "index.json").exists():
-                raise ValueError(
-                    f"data {data}: not a directory of shards: no index.json; docs/data.md has the commands"
-                )
+        self._check()
         self._written = [_written(plan.run_dir(point)) for point in self.points]  # before this began
         self._jobs: list[_Job] = []
         self._told: set[int] = set()
@@ -198,6 +189,25 @@ class SweepRun:
             return f", {counted(plan.processes, 'GPU')} each{shared}"
         each = f"{counted(plan.processes, 'process')} each, " if plan.processes > 1 else ""
         return f", {each}on {counted(cores(), 'core')}"
+
+    def _check(self) -> None:
+        """Refuse to start what would fail, or would train a point on with other settings."""
+        changed = [
+            f"\n  {self._run_dir(index)}: {found.reason}"
+            for index, found in enumerate(self.progress)
+            if found.state == "changed"
+        ]
+        if changed:
+            raise ValueError(
+                f"{counted(len(changed), 'run')} had other settings than sweep {self.plan.sweep.name} has now: set "
+                f"them back, give the sweep another name, or move the directories away{''.join(changed)}"
+            )
+        for point, found in zip(self.points, self.progress, strict=True):
+            data = self.plan.wanted(point).images.data
+            if found.state != "done" and data and "://" not in data and not (Path(data) / "index.json").exists():
+                raise ValueError(
+                    f"data {data}: not a directory of shards: no index.json; docs/data.md has the commands"
+                )
 
     # ------------------------------------------------------------ points
 
@@ -254,6 +264,7 @@ class SweepRun:
         shown = {name: value for name, value in variables.items() if name in ("CUDA_VISIBLE_DEVICES", EXPECTED)}
         log.write(f"$ {_shell(shown, command)}\n".encode())
         log.flush()
+        before = _written(self.plan.run_dir(point))
         process = subprocess.Popen(
             command,
             env=without_launcher(os.environ) | variables,
@@ -263,10 +274,7 @@ class SweepRun:
             process_group=0,  # so that a terminal's Ctrl-C reaches this program alone, which hands it on
             preexec_fn=end_with_parent,  # there are no threads here that could hold a lock
         )
-        self._jobs.append(
-            _Job(point=point, place=place, process=process, log=log, log_start=start,
-                 before=_written(self.plan.run_dir(point)))
-        )  # fmt: skip
+        self._jobs.append(_Job(point=point, place=place, process=process, log=log, log_start=start, before=before))
         verb = "resumed" if "--resume" in command else "started"
         self._say(f"{verb}: {self._named(point.index)}, log {self.plan.log(point)}")
 
@@ -274,19 +282,19 @@ class SweepRun:
         """Note what has become of the points whose processes have ended."""
         for job in [job for job in self._jobs if job.process.poll() is not None]:
             self._jobs.remove(job)
-            index, code = job.point.index, job.process.returncode
+            index, code, said = job.point.index, job.process.returncode, self._said(job)
             found = self.progress[index] = self._looked_at(job.point)
             if found.state == "running" and code:  # another trainer was quicker
                 self._tell_of_others(index, found.reason)
                 todo.append(index)
-            elif code and self._stopping and _written(self._run_dir(index)) == job.before:
+            elif code and self._stopping and not said:
                 self._say(f"not begun: {self._named(index)}")
-            elif found.state == "stopped" and _written(self._run_dir(index)) != job.before and found.reason != "killed":
+            elif said.get("state") == "stopped":  # whatever torchrun makes of the exit code
                 self._say(f"stopped: {self._named(index)}, {found.reason}")
             elif found.state == "done":
                 self._say(f"done: {self._named(index)}, {self._outcome(found)}")
             else:
-                reason = self._reason(job)
+                reason = self._reason(job, said)
                 self.progress[index] = Progress(
                     state="failed", reason=reason, step=found.step, total_steps=found.total_steps
                 )
@@ -294,20 +302,24 @@ class SweepRun:
             job.log.close()  # and the point is free
         todo.sort()
 
-    def _reason(self, job: _Job) -> str:
+    def _said(self, job: _Job) -> Mapping[str, Any]:
+        """What this start of a point has written to its status.json; nothing when it did not come so far."""
+        run_dir = self.plan.run_dir(job.point)
+        return read_status(run_dir) if _written(run_dir) != job.before else {}
+
+    def _reason(self, job: _Job, said: Mapping[str, Any]) -> str:
         """Why a point failed, on one line."""
-        status = read_status(self.plan.run_dir(job.point))
-        if status.get("state") == "failed" and _written(self.plan.run_dir(job.point)) != job.before:
-            return " ".join(str(status.get("reason")).split())
+        if said.get("state") == "failed":
+            return " ".join(str(said.get("reason")).split())
         size = job.log.seek(0, os.SEEK_END)
         job.log.seek(max(job.log_start, size - TAIL_BYTES))
-        _, *lines = [line for line in job.log.read().decode(errors="replace").splitlines() if line.strip()]
+        text = job.log.read().decode(errors="replace")
+        lines = [line for line in text.splitlines() if line.strip() and not line.startswith("$ ")]
         errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-        if errors or (lines and job.process.returncode > 0):
+        code = job.process.returncode
+        if errors or (lines and code > 0):
             return (errors or lines)[-1].strip()
-        return f"ended with exit code {job.process.returncode}" if job.process.returncode >= 0 else (
-            f"was ended by {signal.Signals(-job.process.returncode).name}"
-        )  # fmt: skip
+        return f"ended with exit code {code}" if code >= 0 else f"was ended by {signal.Signals(-code).name}"
 
     # ------------------------------------------------------------ time and signals
 
