@@ -159,7 +159,7 @@ def _state(run_dir: Path, told: Mapping[str, Any], wanted: Mapping[str, Any]) ->
     if written == "running":
         return "stopped", "killed"
     if written == "done":
-        return _done(saved, wanted)
+        return _done(saved, wanted) if saved else ("done", "")
     return ("stopped" if written == "stopped" else "failed"), reason
 
 

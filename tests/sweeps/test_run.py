@@ -259,7 +259,6 @@ def test_points_have_groups_and_job_types_unless_the_user_has(sweeping: Sweeping
 def test_a_point_whose_settings_have_changed_is_refused_before_anything_starts(sweeping: Sweeping) -> None:
     sweeping.write([0], more="  lr: {value: 0.5}\n")
     sweeping.run()
-    (sweeping.path(0) / "config.yaml").write_text("seed: 0\nlr: 0.5\nloader: resident\nmax_steps: 12\n")
     sweeping.write([0, 1], more="  lr: {value: 0.25}\n")
     said = sweeping.run(code=2)
     assert "error: 1 run had other settings than sweep tiny has now: set them back, give the sweep another name" in said
@@ -271,10 +270,11 @@ def test_a_point_whose_settings_have_changed_is_refused_before_anything_starts(s
 def test_a_length_that_has_changed_is_gone_on_to_or_refused(sweeping: Sweeping) -> None:
     sweeping.write([0])
     sweeping.run("run", "tiny.yaml", "--", "--max_steps=12")
-    (sweeping.path(0) / "config.yaml").write_text("seed: 0\nmax_steps: 12\n")
     assert "1 done, 0 left" in sweeping.run("run", "tiny.yaml", "--", "--max_steps=12")
     assert "max_steps: was 12, now 8" in sweeping.run("run", "tiny.yaml", "--", "--max_steps=8", code=2)
+    assert len(sweeping.steps(0)) == 12
     assert "0 done, 1 left" in sweeping.run("run", "tiny.yaml", "--", "--max_steps=16")
+    assert sweeping.steps(0) == [str(step) for step in range(1, 17)]
 
 
 MISTAKES = {

@@ -40,13 +40,16 @@ def _train(run_dir: Path, values: dict[str, str]) -> int:
     signal.signal(signal.SIGTERM, lambda number, frame: signals.append(number))
     exported = {name: os.environ.get(name) for name in EXPORTED}
     (run_dir / "started").write_text(json.dumps(exported | {"arguments": sys.argv[1:]}))
-    _say(run_dir, "running")
+    settings = {name: value for name, value in values.items() if name != "run_dir"}
+    (run_dir / "config.yaml").write_text("".join(f"{name}: {value}\n" for name, value in settings.items()))
+    total = int(values.get("max_steps", STEPS))
+    _say(run_dir, "running", total)
     metrics = run_dir / "metrics.jsonl"
     done = len(metrics.read_bytes().splitlines()) if metrics.exists() else 0
-    for step in range(done + 1, STEPS + 1):
+    for step in range(done + 1, total + 1):
         time.sleep(STEP_SECONDS)
         if values.get("seed") == "13" and step == 5:
-            _say(run_dir, "failed", "DivergenceError: the loss of D\nis not finite")
+            _say(run_dir, "failed", total, "DivergenceError: the loss of D\nis not finite")
             return 1
         if values.get("seed") == "14":
             os.kill(os.getpid(), signal.SIGKILL)
@@ -58,14 +61,14 @@ def _train(run_dir: Path, values: dict[str, str]) -> int:
         if signals:
             while values.get("seed") == "15" and not (run_dir / "go").exists():  # saving takes its time
                 time.sleep(0.02)
-            _say(run_dir, "stopped", f"SIGTERM at step {step}")
+            _say(run_dir, "stopped", total, f"SIGTERM at step {step}")
             return 0
-    _say(run_dir, "done")
+    _say(run_dir, "done", total)
     return 0
 
 
-def _say(run_dir: Path, state: str, reason: str = "") -> None:
-    told = {"state": state, "reason": reason, "total_steps": STEPS}
+def _say(run_dir: Path, state: str, total: int, reason: str = "") -> None:
+    told = {"state": state, "reason": reason, "total_steps": total}
     write_whole(run_dir / "status.json", json.dumps(told).encode())
 
 
