@@ -15,8 +15,9 @@ from rich.table import Table
 from dcgan_dist.cli import fail
 from dcgan_dist.run_lock import is_locked
 from dcgan_dist.sweep_file import Point, Sweep, read_sweep
+from dcgan_dist.sweep_plan import Plan, visible_gpus
 from dcgan_dist.sweep_points import STATES, Progress, checked_sweep, eta_seconds, own_settings, progress_of
-from dcgan_dist.sweep_run import Plan, SweepRun, visible_gpus
+from dcgan_dist.sweep_run import SweepRun
 from dcgan_dist.sweep_screen import Screen
 
 PROGRAM = "dcgan-sweep"

@@ -5,7 +5,7 @@ from unittest.mock import patch
 
 from dcgan_dist import sweep
 from dcgan_dist.sweep_file import Point
-from dcgan_dist.sweep_run import Plan
+from dcgan_dist.sweep_plan import Plan
 
 original = Plan.command
 
