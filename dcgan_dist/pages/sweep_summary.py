@@ -95,6 +95,12 @@ class SweepMeasure:
     best: frozenset[int]
     """Settings with the best mean; empty where none is better than another."""
 
+    @property
+    def floor(self) -> float | None:
+        """The floor that all settings share; None where they share none."""
+        floors = {cell.floor for cell in self.cells if cell}
+        return next(iter(floors)) if len(floors) == 1 else None
+
 
 @dataclass(kw_only=True)
 class Summary:
