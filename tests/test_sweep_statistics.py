@@ -51,6 +51,12 @@ def test_a_missing_seed_makes_it_welch() -> None:
     assert (found.test, found.counts) == ("welch", (3, 2))
 
 
+def test_one_side_without_spread_is_compared() -> None:
+    # Variances 0 and 1 of 2 and 3: error sqrt(1/3) and 2 degrees, those of the second side alone.
+    found = compare({"3": 5.5, "4": 5.5}, seeds(1, 2, 3))
+    assert found.half_width == pytest.approx(4.303 / math.sqrt(3), abs=5e-4)
+
+
 def test_without_spread_or_with_one_seed_nothing_is_tested() -> None:
     for one, other, difference in (
         (seeds(0.3, 0.4, 0.7), seeds(0.2, 0.3, 0.6), 0.1),  # rounding is no spread

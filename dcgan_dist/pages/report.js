@@ -329,7 +329,7 @@
       const { svg, along, up, box, right } = frame(this.width, { x: [low - room, high + room], y, xticks });
       if (floor !== null) svg.append(make("line", { class: "curve dashed floor", x1: box.left, x2: right, y1: up(floor), y2: up(floor) }));
       series.forEach((each, place) => {
-        const aside = (place - (series.length - 1) / 2) * 9; // pixels, so that series do not hide each other
+        const aside = (place - (series.length - 1) / 2) * 16; // pixels, so that series do not hide each other
         const known = each.points.filter(([, setting]) => cells[setting]).map(([at, setting]) => [along(at) + aside, setting]);
         if (each.joined) svg.append(make("path", { class: `curve joint ${colour(each)}`, d: path(known.map(([at, setting]) => [at, up(cells[setting].mean)])) }));
         for (const [at, setting] of known) {
@@ -337,7 +337,7 @@
           const said = `${data.settings[setting]}: ${written(mean)}` + (from === null ? ", 1 seed" : ` (${written(from)} to ${written(to)}, ${values.length} seeds)`);
           const group = make("g", { class: "estimate" }, make("title", {}, said));
           if (from !== null) group.append(make("line", { class: `whisker ${colour(each)}`, x1: at, x2: at, y1: up(from), y2: up(to) }));
-          for (const value of values) group.append(make("circle", { class: `seed ${colour(each)}`, r: 2.5, cx: at, cy: up(value) }));
+          for (const value of values) group.append(make("circle", { class: `seed ${colour(each)}`, r: 3, cx: at - 7, cy: up(value) }));
           const dot = make("circle", { class: `dot ${colour(each)}`, r: 5, cx: at, cy: up(mean) });
           dot.dataset.setting = setting;
           group.append(dot);
@@ -361,13 +361,14 @@
       const cell = setting === null ? null : cells[setting];
       if (!cell) return make("td", {}, "–");
       const share = high > low ? (cell.mean - low) / (high - low) : 0;
-      const half = cell.low === null ? "1 seed" : `± ${written((cell.high - cell.low) / 2)}`;
+      const half = cell.low === null ? "1 seed" : `± ${written(Number(((cell.high - cell.low) / 2).toPrecision(2)))}`;
       const td = make("td", { class: best.includes(setting) ? "best" : "" }, written(cell.mean), make("small", {}, half));
       td.style.background = `color-mix(in srgb, var(--accent) ${Math.round(5 + 40 * (better === "lower" ? 1 - share : share))}%, transparent)`;
       return td;
     })));
-    const table = make("table", { id: "heat-table" }, make("caption", {}, `${title}: the stronger the colour, the ${better || "larger"}${best.length ? "; framed: the best mean" : ""}`), make("thead", {}, head), make("tbody", {}, ...body));
-    byId("heat").replaceChildren(make("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Heat map" }, table));
+    const lead = make("p", {}, `${title}: the stronger the colour, the ${better || "higher"}${best.length ? "; framed: the best mean" : ""}.`);
+    const table = make("table", { id: "heat-table" }, make("thead", {}, head), make("tbody", {}, ...body));
+    byId("heat").replaceChildren(lead, make("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Heat map" }, table));
   };
 
   const plots = (data.plots || []).map((spec) => new Plot(spec));

@@ -22,6 +22,9 @@ GRIDS = 6
 ALL_GRIDS = 360
 """At most about this many of all runs."""
 
+CHARTED = ("quality", "collapse", "game", "speed")
+"""The keys of SECTIONS, what a sweep is about first."""
+
 
 def sweep_page(summary: Summary) -> str:
     """The whole page.
@@ -59,7 +62,7 @@ def sweep_page(summary: Summary) -> str:
         "plots": parameter_plots(summary),
         "heat": heat_map(summary),
     }
-    charted = {name: chart_places(name) for name in SECTIONS if any(chart.section == name for chart in drawn)}
+    charted = {name: chart_places(name) for name in CHARTED if any(chart.section == name for chart in drawn)}
     sections: dict[str, tuple[str, str]] = {
         "result": ("Result", result(summary)),
         "parameters": ("Parameters", _parameters(summary)),
@@ -71,10 +74,9 @@ def sweep_page(summary: Summary) -> str:
     }
     there = {name: found for name, found in sections.items() if found[1]}
     first = next((name for name in there if name in charted), None)
-    main = [
-        (_curve_controls(summary) if name == first else "") + section(name, title, inside=inside)
-        for name, (title, inside) in there.items()
-    ]
+    before = {"samples" if "samples" in there else first: _shown(summary)}
+    before[first] = before.get(first, "") + toolbar()
+    main = [before.get(name, "") + section(name, title, inside=inside) for name, (title, inside) in there.items()]
     return document(
         title=f"Sweep {summary.sweep.name}",
         kind="report of a sweep",
@@ -109,7 +111,7 @@ def _header(summary: Summary) -> str:
     facts = {
         "runs": f"{states.count('done')} of {len(states)} done" + "".join(f", {other}" for other in others),
         "settings": f"{len(summary.settings)}: {', '.join(summary.parameters) or 'no parameter varies'}",
-        "metric": f"{metric.name}{f' ({words})' if words else ''}, {metric.better or 'no way'} is better",
+        "metric": f"{metric.name}{f' ({words})' if words else ''}, {metric.better or 'neither way'} is better",
         "compared at": at,
         "baseline": f"{summary.baseline.name} ({summary.baseline_reason})",
     }
@@ -127,7 +129,7 @@ def _conditions(summary: Summary) -> list[str]:
     said = []
     left_out = [trial for trial in summary.trials if not trial.is_counted]
     if left_out:
-        said.append(f"{counted(len(left_out), 'run')} of {len(summary.trials)} are in no mean: see Runs.")
+        said.append(f"{len(left_out)} of {counted(len(summary.trials), 'run')} are in no mean: see Runs.")
     if "batch_size" in summary.parameters and not summary.is_by_images:
         said.append("batch_size varies: equal steps are not equal images seen. --images N compares at equal images.")
     seeds = {len(summary.trials_of(setting)) for setting in summary.settings}
@@ -143,13 +145,14 @@ def _parameters(summary: Summary) -> str:
         return ""
     return (
         '<form id="measure-choice"><label>measure <select id="measure"></select></label></form>'
-        "<p>Small: each seed. Large: the mean, with its 95% interval.</p>"
+        "<p>Small: each seed. Large: the mean, with its 95% interval. Dashed: the floor, the same number between two "
+        "halves of the data.</p>"
         '<div class="charts" id="plots"></div><div id="heat"></div>'
     )
 
 
-def _curve_controls(summary: Summary) -> str:
-    """The settings, each with its colour and a box that hides it, and how curves are drawn."""
+def _shown(summary: Summary) -> str:
+    """The settings, each with its colour and a box that hides its samples and curves."""
     boxes = "".join(
         f'<label><input type="checkbox" class="show-run" data-run="{setting.place}" checked>{swatch(setting.place)}'
         f"{escape(setting.name)}</label>"
@@ -158,7 +161,7 @@ def _curve_controls(summary: Summary) -> str:
     return (
         f'<section class="shown" aria-label="Settings that are drawn">{boxes}'
         "<p>Curves are means over the seeds that are compared; a band is from the least to the largest of them.</p>"
-        f"</section>{toolbar()}"
+        "</section>"
     )
 
 
@@ -167,19 +170,25 @@ def _samples(summary: Summary, pictures: Pictures) -> str:
     places = {trial.point: place for place, trial in enumerate(trial for trial in summary.trials if trial.run)}
     rows = []
     for setting in summary.settings:
-        figures = "".join(
-            f'<figure class="grid" data-run="{len(summary.settings) + places[trial.point]}"><figcaption>'
-            f'{f"seed {escape(trial.seed)}, " if trial.seed else ""}<span class="at"></span>'
-            f'{"" if trial.is_counted else f", {escape(trial.state)}"}</figcaption><img alt=""></figure>'
-            for trial in summary.trials_of(setting, all_states=True)
-            if trial.point in places and pictures.grids[places[trial.point]]
-        )
-        if figures:
-            rows.append(
-                f'<div class="seeds" data-setting="{setting.place}">'
-                f"<h3>{swatch(setting.place)}{escape(setting.name)}</h3>"
-                f'<div class="grids">{figures}</div></div>'
+        trials = summary.trials_of(setting, all_states=True)
+        if not any(trial.point in places and pictures.grids[places[trial.point]] for trial in trials):
+            continue
+        figures = ""
+        for trial in trials:
+            state = "" if trial.is_counted else f", {escape(trial.state)}"
+            seed = f"seed {escape(trial.seed)}" if trial.seed else "samples"
+            place = places.get(trial.point)
+            if place is None or not pictures.grids[place]:  # its place in the row stays empty
+                figures += f"<figure><figcaption>{seed}{state or ', no grid'}</figcaption></figure>"
+                continue
+            figures += (
+                f'<figure class="grid" data-run="{len(summary.settings) + place}">'
+                f'<figcaption>{seed}, <span class="at"></span>{state}</figcaption><img alt=""></figure>'
             )
+        rows.append(
+            f'<div class="seeds" data-setting="{setting.place}"><h3>{swatch(setting.place)}{escape(setting.name)}'
+            f'</h3><div class="grids">{figures}</div></div>'
+        )
     reals = next((picture for picture in pictures.reals if picture is not None), None)
     if rows and reals is not None:
         rows.append(

@@ -100,7 +100,7 @@ def _scale(values: Sequence[Value]) -> tuple[dict[str, float], list[tuple[float,
 
 
 def heat_map(summary: Summary) -> dict[str, Any] | None:
-    """Rows, columns and the setting of each cell, where just two parameters vary and have few values."""
+    """Rows, columns and the setting of each cell, where just two parameters vary; None when it had many holes."""
     if len(summary.parameters) != 2:
         return None
     down, across = summary.parameters
@@ -111,7 +111,7 @@ def heat_map(summary: Summary) -> dict[str, Any] | None:
     by_values = {
         (str(setting.values[down]), str(setting.values[across])): setting.place for setting in summary.settings
     }
-    if len(by_values) * 2 < len(rows) * len(columns):  # drawn at random: mostly holes
+    if len(by_values) * 2 <= len(rows) * len(columns):  # drawn at random: holes
         return None
     cells = [by_values.get((str(row), str(column))) for row, column in product(rows, columns)]
     return {

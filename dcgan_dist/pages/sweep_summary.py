@@ -93,7 +93,7 @@ class SweepMeasure:
     cells: tuple[Cell | None, ...]
     """Of each setting; None without a value."""
     best: frozenset[int]
-    """Settings with the best mean; empty where none is better than another."""
+    """Settings with the best mean, of those with all seeds and no failed run; empty where none is better."""
 
     @property
     def floor(self) -> float | None:
@@ -472,15 +472,19 @@ def _finished(
 
 
 def _best(summary: Summary, cells: Sequence[Cell | None], *, better: str) -> frozenset[int]:
-    """The settings with the best mean, of those without a failed run: a mean over the survivors flatters."""
-    if not better:
-        return frozenset()
-    means = {place: cell.estimate.mean for place, cell in enumerate(cells) if cell}
-    for setting in summary.settings:
-        trials = summary.trials_of(setting, all_states=True)
-        if any(trial.state == "failed" and not trial.is_counted for trial in trials):
-            means.pop(setting.place, None)
-    if len(set(means.values())) < 2:
+    """The settings with the best mean, of those with all seeds and without a failed run.
+
+    A mean over those that lived flatters, and one seed of three may just have been lucky.
+    """
+    counts = {place: cell.estimate.n for place, cell in enumerate(cells) if cell}
+    failed = {trial.setting for trial in summary.trials if trial.state == "failed" and not trial.is_counted}
+    full = max(counts.values(), default=0)
+    means = {
+        place: cell.estimate.mean
+        for place, cell in enumerate(cells)
+        if cell and counts[place] == full and place not in failed
+    }
+    if not better or len(set(means.values())) < 2:
         return frozenset()
     best = (min if better == "lower" else max)(means.values())
     return frozenset(place for place, mean in means.items() if mean == best)

@@ -55,10 +55,9 @@ def _lead(summary: Summary) -> str:
     tested = [cell.comparison for cell in summary.metric.cells if cell and cell.comparison and cell.comparison.test]
     family = f" for {counted(len(tested), 'comparison')}" if tested else ""
     best = (
-        ""
-        if not summary.metric.best
-        else "Best is the best mean over seeds of settings without a failed run; that it "
-        "is best does not mean that it is shown to be better. "
+        "Best is the best mean of settings with all seeds and no failed run; it need not be shown to be better. "
+        if summary.metric.best
+        else ""
     )
     return (
         f"<p>{best}Differences are tested against the baseline: by seed where both have the same seeds (paired t), "
@@ -79,13 +78,11 @@ def _compared(summary: Summary, setting: Setting) -> str:
     found = cell.comparison
     difference = _signed(found.difference)
     if found.half_width is not None:
-        difference += f" &plusmn; {number(found.half_width)}<br><small>{_test(found)}</small>"
+        difference += f"&nbsp;&plusmn;&nbsp;{_half(found.half_width)}<br><small>{_test(found)}</small>"
     words = verdict(found, summary.metric.better)
     kind = next((kind for start, kind in (("better", "won"), ("worse", "lost")) if words.startswith(start)), "")
     if found.half_width is not None and found.p_holm is not None and found.p_holm >= SIGNIFICANT:
-        words += (
-            f" (p = {found.p_holm:.2g} after Holm); less than &plusmn; {number(found.half_width)} would not be seen"
-        )
+        words += f" (p = {found.p_holm:.2g} after Holm); one below {_half(found.half_width)} could not have been seen"
     return f'<td>{difference}</td><td class="verdict-cell {kind}">{words}</td>'
 
 
@@ -102,8 +99,13 @@ def _interval(cell: Cell | None) -> str:
         return "&ndash;"
     found = cell.estimate
     if found.half_width is None:
-        return f"{number(found.mean)} <small>1 seed, no interval</small>"
-    return f"{number(found.mean)} &plusmn; {number(found.half_width)}"
+        return f"{number(found.mean)}<br><small>1 seed, no interval</small>"
+    return f"{number(found.mean)}&nbsp;&plusmn;&nbsp;{_half(found.half_width)}"
+
+
+def _half(width: float) -> str:
+    """Half of an interval, to two digits: no more of it is known."""
+    return number(float(f"{width:.2g}"))
 
 
 def measures_table(summary: Summary) -> str:
