@@ -1,6 +1,7 @@
 """The report of a sweep on run directories written by hand: its numbers, its page, its table, its messages."""
 
 import csv
+import json
 import math
 import re
 import subprocess
@@ -21,8 +22,8 @@ from dcgan_dist.pages.sweep_summary import Cell, Summary, summarise
 from dcgan_dist.run_directory import RunDirectory
 from dcgan_dist.sweep_file import Point
 from dcgan_dist.sweep_report import table_csv, write_sweep_report
+from tests.made_sweeps import KID, TEXT, Rows, kid_rows, made_sweep
 from tests.shared import REPOSITORY
-from tests.sweeps import KID, TEXT, Rows, kid_rows, made_sweep
 from tests.test_pages import data_of
 
 
@@ -353,5 +354,7 @@ def test_wandb_gets_the_table_and_the_page(tmp_path: Path, monkeypatch: pytest.M
     assert kept == ["report", "seeds", "summary"]
     (page,) = (run / "files" / "media" / "html").glob("*.html")
     assert page.read_bytes() == (tmp_path / "runs" / "made" / "report.html").read_bytes()
-    (record,) = run.glob("*.wandb")
-    assert b"report" in record.read_bytes()
+    reader = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(run)]
+    read = subprocess.run(reader, capture_output=True, text=True, timeout=60, check=True)
+    (began,) = [json.loads(line)["run"] for line in read.stdout.splitlines() if '"type":"run"' in line]
+    assert (began["run_group"], began["job_type"]) == ("made", "report")

@@ -173,7 +173,7 @@
           .map((point) => [along(point[0]), up(point[1])]);
         const kind = `curve ${line.floor ? "floor dashed" : colour(line)}`;
         const smooth = state.smoothing > 0 && x.length > SMOOTHED_FROM && !line.floor;
-        if (line.curve.low && x.length > 1) {
+        if (line.curve.low && !line.floor && x.length > 1) {
           const edge = places(line.curve.low).reverse();
           svg.append(make("path", { class: `band ${colour(line)}`, d: path([...places(line.curve.high), ...edge]) }));
         }
