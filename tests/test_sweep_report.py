@@ -20,7 +20,7 @@ from dcgan_dist.pages.sweep_page import sweep_page
 from dcgan_dist.pages.sweep_plots import heat_map, mean_curves, parameter_plots
 from dcgan_dist.pages.sweep_summary import Cell, Summary, summarise
 from dcgan_dist.run_directory import RunDirectory
-from dcgan_dist.sweep_file import Point
+from dcgan_dist.sweep_file import Point, read_sweep
 from dcgan_dist.sweep_report import table_csv, write_sweep_report
 from tests.made_sweeps import KID, TEXT, Rows, kid_rows, made_sweep
 from tests.shared import REPOSITORY
@@ -120,7 +120,7 @@ def test_images_are_compared_at_their_own_steps(tmp_path: Path) -> None:
 def test_a_step_that_is_asked_for_takes_runs_that_have_come_so_far(tmp_path: Path) -> None:
     made_sweep(tmp_path, rows=kid_rows)
     run_of(tmp_path, 0.0003, 16, seed=0).set_status("running")
-    sweep_file = sweep.read_sweep(tmp_path / "made.yaml")
+    sweep_file = read_sweep(tmp_path / "made.yaml")
     assert cell(summarise(sweep_file, tmp_path / "runs"), "lr=0.0003, batch_size=16").estimate.n == 2
     assert cell(summarise(sweep_file, tmp_path / "runs", step=100), "lr=0.0003, batch_size=16").estimate.n == 3
     with pytest.raises(ValueError, match=r"no run has eval/kid_e_n9 at --step 150; all runs have it at 100, 200"):
@@ -135,7 +135,7 @@ def test_what_is_missing_is_left_out_and_told(tmp_path: Path) -> None:
     run_of(tmp_path, 0.0003, 16, seed=1).config.unlink()
     with run_of(tmp_path, 0.0001, 16, seed=0).metrics.open("a") as file:
         file.write('{"step": 21')
-    summary = summarise(sweep.read_sweep(tmp_path / "made.yaml"), tmp_path / "runs")
+    summary = summarise(read_sweep(tmp_path / "made.yaml"), tmp_path / "runs")
     states = [trial.state for trial in summary.trials]
     assert states == ["done", "unreadable", "done", "done", "done", "failed", *["done"] * 5, "not started"]
     assert [trial.is_counted for trial in summary.trials] == [state == "done" for state in states]
@@ -156,7 +156,7 @@ def test_a_setting_with_a_failed_run_is_never_best(tmp_path: Path) -> None:
     for lr, batch_size in ((0.0003, 32), (0.0003, 16), (0.0001, 16), (0.0001, 32)):
         run_of(tmp_path, lr, batch_size, seed=0).set_status("stopped")  # so that all have two seeds
     run_of(tmp_path, 0.0003, 32, seed=0).set_status("failed")
-    summary = summarise(sweep.read_sweep(tmp_path / "made.yaml"), tmp_path / "runs")
+    summary = summarise(read_sweep(tmp_path / "made.yaml"), tmp_path / "runs")
     assert summary.metric.best == {0}
 
 
@@ -181,7 +181,7 @@ def test_runs_of_an_edited_file_are_told(tmp_path: Path) -> None:
     made_sweep(tmp_path, rows=kid_rows)
     config = run_of(tmp_path, 0.0001, 16, seed=0).config
     config.write_text(config.read_text().replace("base_channels: 24", "base_channels: 8"))
-    summary = summarise(sweep.read_sweep(tmp_path / "made.yaml"), tmp_path / "runs")
+    summary = summarise(read_sweep(tmp_path / "made.yaml"), tmp_path / "runs")
     assert any("The runs also differ in base_channels" in note for note in summary.notes)
 
 
@@ -259,6 +259,32 @@ def test_the_page_holds_every_part(tmp_path: Path) -> None:
     assert data["measures"][0]["cells"][0]["values"] == [1, 2, 3]
     assert text.count('class="reals"') == 1
     assert len(data["pictures"]) == 7  # grids of the same colours are here once
+
+
+def test_a_damaged_grid_is_told(tmp_path: Path) -> None:
+    made = made_sweep(tmp_path, rows=kid_rows, grid_steps=[0, 100])
+    run_of(tmp_path, 0.0001, 32, seed=1).sample_grids()[0][1].write_bytes(b"no picture")
+    text = sweep_page(summarise(made, tmp_path / "runs"))
+    assert "lr=0.0001,batch_size=32,seed=1: step-00000000.png cannot be read as a picture." in text
+    assert sorted(len(run["grids"]) for run in data_of(text)["runs"]) == [0] * 4 + [1] + [2] * 11
+
+
+def test_a_sweep_of_seeds_alone_has_one_setting(tmp_path: Path) -> None:
+    text = TEXT.replace("values: [0.0003, 0.0001]", "value: 0.0003").replace("values: [16, 32]", "value: 16")
+    summary = summary_of(tmp_path, text=text)
+    assert [setting.name for setting in summary.settings] == ["all runs"]
+    assert summary.metric.best == frozenset()
+    assert cell(summary, "all runs").estimate.mean == 2
+    page = sweep_page(summary)
+    assert ">Parameters</h2>" not in page
+    assert table_csv(summary).startswith("metric,better,")
+
+
+def test_a_baseline_without_runs_is_told(tmp_path: Path) -> None:
+    summary = summary_of(tmp_path, lambda point: kid_rows(point) if point.parameters["lr"] > 0.0002 else None)
+    assert summary.baseline.name == "lr=0.0001, batch_size=16"
+    assert cell(summary, "lr=0.0003, batch_size=16").comparison is None
+    assert "The baseline has no value of the metric" in sweep_page(summary)
 
 
 def test_the_table_is_exact(tmp_path: Path) -> None:

@@ -119,7 +119,9 @@ def _header(summary: Summary) -> str:
     if best:
         facts["best mean"] = " and ".join(best)
     listed = "".join(f"<div><dt>{escape(key)}</dt><dd>{escape(value)}</dd></div>" for key, value in facts.items())
-    notes = "".join(f'<p class="note">{escape(note)}</p>' for note in [*_conditions(summary), *summary.notes])
+    of_runs = [f"{trial.point}: {note}." for trial in summary.trials if trial.run for note in trial.run.notes]
+    said = [*_conditions(summary), *summary.notes, *of_runs]
+    notes = "".join(f'<p class="note">{escape(note)}</p>' for note in said)
     name = escape(summary.sweep.name)
     return f'<h1>{name}</h1><article class="card facts"><dl>{listed}</dl></article>{notes}'
 
@@ -130,6 +132,10 @@ def _conditions(summary: Summary) -> list[str]:
     left_out = [trial for trial in summary.trials if not trial.is_counted]
     if left_out:
         said.append(f"{len(left_out)} of {counted(len(summary.trials), 'run')} are in no mean: see Runs.")
+    if summary.metric.cells[summary.baseline.place] is None:
+        said.append(
+            "The baseline has no value of the metric, so nothing is compared with it: --baseline chooses another."
+        )
     if "batch_size" in summary.parameters and not summary.is_by_images:
         said.append("batch_size varies: equal steps are not equal images seen. --images N compares at equal images.")
     seeds = {len(summary.trials_of(setting)) for setting in summary.settings}

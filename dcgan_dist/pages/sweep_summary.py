@@ -273,8 +273,6 @@ def _trials(
                 notes.append(f"Left out: {error}.")
                 state = "unreadable"
         seen.setdefault((place, seed), point.name)
-        if run is not None:
-            notes.extend(f"{point.name}: {note}." for note in run.notes)
         trials.append(Trial(point=point.name, setting=place, seed=seed, run=run, state=state, is_counted=False))
     return trials
 

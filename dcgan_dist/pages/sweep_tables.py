@@ -62,8 +62,8 @@ def _lead(summary: Summary) -> str:
     return (
         f"<p>{best}Differences are tested against the baseline: by seed where both have the same seeds (paired t), "
         f"else by Welch's t. p is two-sided, corrected by Holm's method{family}; below {SIGNIFICANT} a difference is "
-        "shown. Not shown is not equal: the &plusmn; of a difference, its own 95% interval, says how large one would "
-        "have had to be to be seen.</p>"
+        "shown. Not shown is not equal: the &plusmn; of a difference, its own 95% interval before the correction, says "
+        "from what size on one could have been seen.</p>"
     )
 
 
