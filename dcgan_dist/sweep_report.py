@@ -12,7 +12,8 @@ from dcgan_dist.config import LogConfig
 from dcgan_dist.files import write_whole
 from dcgan_dist.pages import PAGE_BYTES
 from dcgan_dist.pages.sweep_page import sweep_page
-from dcgan_dist.pages.sweep_summary import Setting, Summary, SweepMeasure, summarise
+from dcgan_dist.pages.sweep_summary import Summary, SweepMeasure, summarise
+from dcgan_dist.pages.sweep_trials import Setting
 from dcgan_dist.sweep_file import Sweep
 from dcgan_dist.sweep_statistics import verdict
 from dcgan_dist.tracking import WANDB_FINISH_SECONDS, WANDB_START_SECONDS, check_wandb_mode, wandb_mode

@@ -128,7 +128,7 @@ def verdict(comparison: Comparison, better: str) -> str:
             return f"not tested: {seeds}"
         return f"not tested: {'no' if not comparison.difference else 'the same'} difference with every seed"
     assert comparison.p_holm is not None
-    if not comparison.p_holm < SIGNIFICANT:
+    if not comparison.p_holm < SIGNIFICANT:  # also when numbers overflow and it is none
         return f"no difference shown with {seeds}"
     way = "lower" if comparison.difference < 0 else "higher"
     if better:

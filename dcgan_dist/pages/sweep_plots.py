@@ -9,7 +9,8 @@ from typing import Any
 from dcgan_dist.pages.charts import Chart, charts, points
 from dcgan_dist.pages.gather import Run
 from dcgan_dist.pages.measures import meaning
-from dcgan_dist.pages.sweep_summary import Setting, Summary, setting_name
+from dcgan_dist.pages.sweep_summary import Summary
+from dcgan_dist.pages.sweep_trials import Setting, setting_name
 from dcgan_dist.records import evenly
 from dcgan_dist.sweep_file import Value
 
