@@ -80,6 +80,23 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--labels", action="store_true", help="first two lines with its group and job type in W&B")
     add_runs(command)
     command.set_defaults(run=_args)
+    command = add("report", "write one page and a table about the runs: means over seeds, intervals, tests, plots")
+    add_runs(command)
+    command.add_argument(
+        "--out", type=Path, metavar="HTML", help="page (default DIR/SWEEP/report.html); a .csv beside it"
+    )
+    command.add_argument(
+        "--baseline",
+        metavar="NAME=VALUE,...",
+        help="setting to compare with (default: the recipe's own values, else the first of the file)",
+    )
+    at = command.add_mutually_exclusive_group()
+    at.add_argument(
+        "--step", type=int, metavar="N", help="compare at this step (default: the last that all done runs have)"
+    )
+    at.add_argument("--images", type=int, metavar="N", help="compare after this many real images seen")
+    command.add_argument("--wandb", action="store_true", help="log table and page to W&B too, offline without a key")
+    command.set_defaults(run=_report)
     return parser
 
 
@@ -186,6 +203,17 @@ def _args(arguments: argparse.Namespace) -> None:
         raise ValueError(f"sweep {arguments.file}, point {point.index}: {run_dir} had other settings: {found.reason}")
     labels = [point.group, point.job_type] if arguments.labels else []
     print(*labels, f"--run_dir={run_dir}", *point.flags, sep="\n")
+
+
+def _report(arguments: argparse.Namespace) -> None:
+    from dcgan_dist.sweep_report import write_sweep_report  # torch and scipy take seconds to import, --help should not
+
+    options = {name: getattr(arguments, name) for name in ("out", "baseline", "step", "images", "wandb")}
+    try:
+        told = write_sweep_report(checked_sweep(arguments.file), arguments.runs, **options)
+    except OSError as error:
+        fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), code=1)
+    print(*told, sep="\n")
 
 
 if __name__ == "__main__":
