@@ -20,18 +20,13 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from dcgan_dist.config import LENGTHS, EvaluationConfig, LogConfig, TrainConfig, changed, leaves
+from dcgan_dist.config import MAY_DIFFER, EvaluationConfig, TrainConfig, changed, leaves
 from dcgan_dist.distributed import collectives
 from dcgan_dist.files import sha256_of, sync, write_whole
 from dcgan_dist.gan import Gan, Player
 
 FORMAT = 3
-_OF_THE_MACHINE = {"data", "loader", "workers", "cache_dir", "cache_gigabytes", "threads", "timeout"}
 _OF_EVALUATIONS = {name for name, _ in leaves(EvaluationConfig())}
-MAY_DIFFER = frozenset(
-    {*LENGTHS, *(name for name, _ in leaves(LogConfig())), *_OF_THE_MACHINE, "eval_every", "extractor_weights"}
-) - {"sample_count"}
-"""Settings that a resumed run may change. ``data`` is a path; the images themselves are compared by their index."""
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,17 @@ LENGTHS = ("max_steps", "max_epochs", "max_images")
 """The three ways to say how long a run is."""
 
 
+MAY_DIFFER = frozenset(
+    {
+        *LENGTHS,
+        *("log_every", "sample_every", "checkpoint_every", "keep_checkpoints", "tracker", "project"),
+        *("data", "loader", "workers", "cache_dir", "cache_gigabytes", "threads", "timeout"),
+        *("eval_every", "extractor_weights"),
+    }
+)
+"""Settings that a resumed run may change. ``data`` is a path; the images themselves are compared by their index."""
+
+
 def _positive(name: str, value: float) -> None:
     if not value > 0 or not math.isfinite(value):
         raise ValueError(f"{name} must be positive, got {value}")

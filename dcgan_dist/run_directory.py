@@ -24,6 +24,7 @@ from dcgan_dist.files import write_whole
 from dcgan_dist.images import write_png
 from dcgan_dist.machine import cpu_model
 from dcgan_dist.records import read_row
+from dcgan_dist.run_lock import LOCK
 
 
 class RunDirectory:
@@ -93,9 +94,10 @@ class RunDirectory:
             if step > after:
                 path.unlink()
 
-    def set_status(self, state: str, reason: str = "") -> None:
-        """Write status.json: running, done, stopped or failed, and why."""
-        write_whole(self.status, (json.dumps({"state": state, "reason": reason}) + "\n").encode())
+    def set_status(self, state: str, reason: str = "", *, total_steps: int | None = None) -> None:
+        """Write status.json: running, done, stopped or failed, why, and the steps of the whole run if that is known."""
+        facts = {"state": state, "reason": reason, "total_steps": total_steps}
+        write_whole(self.status, (json.dumps(facts) + "\n").encode())
 
     def write_environment(self, runtime: Runtime) -> None:
         """Write what the run's numbers may depend on: versions, devices, processes, threads."""
@@ -154,7 +156,7 @@ def open_run(run_dir: str, *, recipe: str, resume: bool) -> RunDirectory:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(f"run_dir {path}: cannot be made: {error.strerror}") from None
-    if not resume and any(path.iterdir()):
+    if not resume and any(each.name != LOCK for each in path.iterdir()):
         raise ValueError(f"run_dir {path} exists and is not empty: add --resume to go on, or name another")
     return RunDirectory(path)
 

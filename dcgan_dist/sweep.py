@@ -1,35 +1,51 @@
-"""Command dcgan-sweep: the points of a sweep file, and what the launchers need to run one of them."""
+"""Command dcgan-sweep: trains the points of a sweep file here, says how far they are, and helps the launchers."""
 
 import argparse
-import functools
+import json
+import shlex
+import sys
 from collections.abc import Sequence
+from dataclasses import asdict, replace
+from datetime import timedelta
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from dcgan_dist.cli import fail, read_yaml, settings
-from dcgan_dist.config import LENGTHS, TrainConfig, changed
+from dcgan_dist.cli import fail
+from dcgan_dist.run_lock import is_locked
 from dcgan_dist.sweep_file import Point, Sweep, read_sweep
+from dcgan_dist.sweep_plan import Plan, visible_gpus
+from dcgan_dist.sweep_points import STATES, Progress, checked_sweep, eta_seconds, own_settings, progress_of
+from dcgan_dist.sweep_run import SweepRun
+from dcgan_dist.sweep_screen import Screen
 
 PROGRAM = "dcgan-sweep"
+DESCRIPTION = """The points of a sweep file in W&B's schema: train those that are left on this machine, or see how far
+they are. launchers/submit-sweep trains them on a cluster. docs/sweeps.md says more."""
+PIPE_COLUMNS = 200
+"""Width of tables that do not go to a terminal."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run one subcommand; exit 0 done, 2 the user's mistake."""
-    arguments = _parser().parse_args(argv)
+    """Run one subcommand; exit 0 done, 1 a point failed, 2 the user's mistake."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    end = words.index("--") if "--" in words else len(words)
+    parser = _parser()
+    arguments = parser.parse_args(words[:end])
+    arguments.words, arguments.flags = words, words[end + 1 :]
+    if arguments.flags and arguments.run is not _run:
+        parser.error(f"only run takes flags of dcgan_dist.train, got {shlex.join(arguments.flags)}")
     try:
         arguments.run(arguments)
     except ValueError as error:
         fail(str(error))
+    except OSError as error:
+        fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), code=1)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        PROGRAM,
-        description="The points of a sweep file in W&B's schema; launchers/submit-sweep runs them on a cluster.",
-        allow_abbrev=False,
-    )
+    parser = argparse.ArgumentParser(PROGRAM, description=DESCRIPTION, allow_abbrev=False)
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     def add(name: str, text: str) -> argparse.ArgumentParser:
@@ -37,14 +53,35 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("file", type=Path, metavar="FILE", help="the sweep, as configs/sweeps/batch_size.yaml")
         return command
 
+    def add_runs(command: argparse.ArgumentParser) -> None:
+        command.add_argument(
+            "--runs", type=Path, default=Path("runs"), metavar="DIR", help="where runs are (default runs)"
+        )
+
+    command = add("run", "train the points that are left on this machine; a second run of the same file helps")
+    command.usage = f"{PROGRAM} run FILE [--jobs N] [--processes N] [--runs DIR] [-- FLAG...]"
+    command.epilog = "FLAG: of dcgan_dist.train, for all points, as in: -- --data shards/mine --max_steps 2000"
+    command.add_argument(
+        "--jobs", type=_positive, metavar="N", help="points at a time (default: GPUs divided by --processes, else 1)"
+    )
+    command.add_argument(
+        "--processes", type=_positive, default=1, metavar="N", help="of each point, on GPUs one each (default 1)"
+    )
+    add_runs(command)
+    command.set_defaults(run=_run)
+    command = add("status", "print how far the points are, also while others train them")
+    add_runs(command)
+    command.add_argument("--json", action="store_true", help="JSON on standard output")
+    command.set_defaults(run=_status)
     add("count", "check a sweep and print its number of points").set_defaults(run=_count)
     add("list", "check a sweep and print its points with the names of their run directories").set_defaults(run=_list)
     command = add("args", "print the arguments of dcgan_dist.train for one point, one a line")
     command.add_argument("index", type=int, metavar="I", help="its number, from 0")
-    command.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="where runs are (default runs)")
+    command.add_argument("--labels", action="store_true", help="first two lines with its group and job type in W&B")
+    add_runs(command)
     command.set_defaults(run=_args)
     command = add("report", "write one page and a table about the runs: means over seeds, intervals, tests, plots")
-    command.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="where runs are (default runs)")
+    add_runs(command)
     command.add_argument(
         "--out", type=Path, metavar="HTML", help="page (default DIR/SWEEP/report.html); a .csv beside it"
     )
@@ -63,38 +100,85 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def checked_sweep(path: Path) -> Sweep:
-    """The sweep of a file whose points are all runs that could start, as far as their settings tell.
-
-    Raises:
-        ValueError: naming the file, the point and the setting.
-    """
-    sweep = read_sweep(path)
-    for index in range(sweep.count):
-        point = sweep.point(index)
-        try:
-            config_of(point)
-        except ValueError as error:
-            raise ValueError(f"sweep {path}, point {index} ({point.name}): {error}") from None
-    return sweep
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a positive whole number, got {text!r}")
+    return int(text)
 
 
-def config_of(point: Point) -> TrainConfig:
-    """The settings of a point's run.
+def _run(arguments: argparse.Namespace) -> None:
+    sweep = checked_sweep(arguments.file, arguments.flags)
+    gpus = visible_gpus()
+    plan = Plan(
+        sweep=sweep,
+        runs=arguments.runs,
+        flags=tuple(arguments.flags),
+        jobs=arguments.jobs or max(1, len(gpus) // arguments.processes),
+        processes=arguments.processes,
+        gpus=gpus,
+        again=shlex.join([PROGRAM, *arguments.words]),
+    )
+    raise SystemExit(SweepRun(plan, Screen(sweep.name, sweep.count)).run())
 
-    Raises:
-        ValueError: naming the setting that is wrong.
-    """
-    values = settings(point.flags)
-    recipe = _recipe(values["config"]) if "config" in values else {}
-    if set(values) & set(LENGTHS):
-        recipe = {name: value for name, value in recipe.items() if name not in LENGTHS}
-    return changed(TrainConfig(), recipe | values)
+
+def _status(arguments: argparse.Namespace) -> None:
+    sweep, directory = checked_sweep(arguments.file), arguments.runs
+    points = [sweep.point(index) for index in range(sweep.count)]
+    found = [_progress(point, directory / sweep.name, metric=sweep.metric) for point in points]
+    counts = {state: sum(each.state == state for each in found) for state in STATES}
+    seconds = eta_seconds(found, at_once=counts["running"])
+    if arguments.json:
+        rows = [
+            {
+                "point": point.index,
+                "name": point.name,
+                "run_dir": str(directory / sweep.name / point.name),
+                "parameters": point.parameters,
+                **asdict(each),
+            }
+            for point, each in zip(points, found, strict=True)
+        ]
+        told = {"sweep": sweep.name, "metric": sweep.metric, "goal": sweep.goal, "counts": counts}
+        print(json.dumps(told | {"eta_seconds": seconds, "points": rows}, indent=1))
+        return
+    console = Console(highlight=False, markup=False)
+    if not console.is_terminal:
+        console.width = PIPE_COLUMNS
+    console.print(_table(sweep, points, found))
+    console.print(", ".join(f"{count} {state}" for state, count in counts.items() if count or state == "done"))
+    if seconds is not None:
+        console.print(f"ETA {timedelta(seconds=round(seconds))}, {counts['running']} at a time")
 
 
-@functools.cache
-def _recipe(path: str) -> dict[str, object]:
-    return read_yaml(Path(path))
+def _progress(point: Point, directory: Path, *, metric: str | None) -> Progress:
+    """How far a point is; a log that is locked says that ``dcgan-sweep run`` has taken it and trains in a moment."""
+    found = progress_of(directory / point.name, own_settings(point), metric=metric)
+    try:
+        taken = is_locked(directory / f"{point.name}.log")
+    except OSError:  # no locks on this file system
+        taken = False
+    if taken and found.state not in ("done", "running"):
+        return replace(found, state="running", reason="starting")
+    return found
+
+
+def _table(sweep: Sweep, points: Sequence[Point], found: Sequence[Progress]) -> Table:
+    title = f"sweep {sweep.name}, {sweep.method}"
+    table = Table("point", "run directory", "state", "step", sweep.metric or "metric", "", title=title)
+    for column in (0, 3, 4):
+        table.columns[column].justify = "right"
+    for point, each in zip(points, found, strict=True):
+        step = f"{each.step:,}" if each.step else ""
+        metric = "" if each.metric is None else f"{each.metric:.4g}"
+        table.add_row(
+            str(point.index),
+            f"{sweep.name}/{point.name}",
+            each.state,
+            f"{step}/{each.total_steps:,}" if step and each.total_steps else step,
+            metric,
+            each.reason.partition("\n")[0],
+        )
+    return table
 
 
 def _count(arguments: argparse.Namespace) -> None:
@@ -113,7 +197,12 @@ def _list(arguments: argparse.Namespace) -> None:
 def _args(arguments: argparse.Namespace) -> None:
     sweep = read_sweep(arguments.file)
     point = sweep.point(arguments.index)
-    print(f"--run_dir={arguments.runs / sweep.name / point.name}", *point.flags, sep="\n")
+    run_dir = arguments.runs / sweep.name / point.name
+    found = progress_of(run_dir, own_settings(point))
+    if found.state == "changed":
+        raise ValueError(f"sweep {arguments.file}, point {point.index}: {run_dir} had other settings: {found.reason}")
+    labels = [point.group, point.job_type] if arguments.labels else []
+    print(*labels, f"--run_dir={run_dir}", *point.flags, sep="\n")
 
 
 def _report(arguments: argparse.Namespace) -> None:

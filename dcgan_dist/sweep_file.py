@@ -54,6 +54,8 @@ DIGITS = 6
 """Significant digits of numbers that are drawn, so that names are short and a flag says all of the number."""
 LONGEST_NAME = 200
 """Characters of a directory's name; file systems take 255 bytes."""
+LONGEST_GROUP = 128
+"""Characters of a group in W&B."""
 
 Value = Any
 """A scalar of YAML, or a list of scalars."""
@@ -83,6 +85,10 @@ class Point:
     """All of them, in the order of the file."""
     flags: tuple[str, ...]
     """Arguments of ``dcgan_dist.train``."""
+    group: str
+    """In W&B, of all points that differ from this one in their seed alone."""
+    job_type: str
+    """In W&B, of this point in its group: ``seed=0``; empty when the seed is no parameter."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,8 +114,16 @@ class Sweep:
         if not 0 <= index < self.count:
             raise ValueError(f"point must be 0 to {self.count - 1} in sweep {self.name}, got {index}")
         chosen = dict(zip(self._names, self._values(index), strict=True))
+        words = self._words(chosen)
+        others = [word for name, word in words.items() if name != "seed"]
+        first = [f"{index:04d}"] if self.method == "random" else []  # which may draw a point twice
         return Point(
-            index=index, name=self._directory(index, chosen), parameters=chosen, flags=tuple(self._flags(chosen))
+            index=index,
+            name=_shortened(",".join([*first, *words.values()]) or "only", LONGEST_NAME),
+            parameters=chosen,
+            flags=tuple(self._flags(chosen)),
+            group=_shortened(",".join([self.name, *others]), LONGEST_GROUP),
+            job_type=f"seed={chosen['seed']}" if "seed" in chosen else "",
         )
 
     @property
@@ -125,16 +139,10 @@ class Sweep:
             chosen.append(parameter.values[place])
         return chosen[::-1]
 
-    def _directory(self, index: int, chosen: Mapping[str, Value]) -> str:
+    def _words(self, chosen: Mapping[str, Value]) -> dict[str, str]:
+        """What tells points apart, by parameter, in characters that are safe in a path."""
         varying = [p.name for p in self.parameters if p.distribution != "constant" and len(p.values) != 1]
-        words = [f"{name}={quote(str(chosen[name]), safe='+')}" for name in varying]
-        if self.method == "random":  # which may draw a point twice
-            words.insert(0, f"{index:04d}")
-        name = ",".join(words) or "only"
-        if len(name) > LONGEST_NAME:
-            digest = hashlib.sha256(name.encode()).hexdigest()[:12]
-            name = f"{name[: LONGEST_NAME - 13]}-{digest}"
-        return name
+        return {name: f"{name}={quote(str(chosen[name]), safe='+')}" for name in varying}
 
     def _flags(self, chosen: Mapping[str, Value]) -> list[str]:
         """What stands behind ``-m dcgan_dist.train`` in the command, with the parameters for its macro."""
@@ -384,6 +392,13 @@ def _count(run_cap: Any, parameters: Sequence[Parameter], *, method: str) -> int
 def _suggestion(name: str, known: Sequence[str] | Mapping[str, Any]) -> str:
     close = difflib.get_close_matches(name, list(known), n=1)
     return f"; did you mean {close[0]}?" if close else f"; known are {', '.join(known)}"
+
+
+def _shortened(name: str, limit: int) -> str:
+    """The name, or its beginning and a digest of all of it, in at most ``limit`` characters."""
+    if len(name) <= limit:
+        return name
+    return f"{name[: limit - 13]}-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
 
 
 def _uniform(sweep: str, parameter: str, index: int) -> float:

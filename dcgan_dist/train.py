@@ -34,6 +34,7 @@ from dcgan_dist.pages import write_report
 from dcgan_dist.pictures import plot_histograms, plot_losses, write_comparison, write_progress
 from dcgan_dist.progress import progress
 from dcgan_dist.run_directory import RunDirectory, new_run_id, open_run
+from dcgan_dist.run_lock import training_alone
 from dcgan_dist.summary import summary
 from dcgan_dist.tracking import ConsoleSink, JsonLines, Tracker, WandbSink, check_wandb_mode
 from dcgan_dist.words import counted
@@ -63,7 +64,8 @@ def _whole_job(config: TrainConfig, runtime: Runtime) -> None:
     """The whole job; whatever ends it early becomes one message and an exit code."""
     runtime.stop.listen()
     try:
-        _prepare_and_run(config, runtime)
+        with contextlib.ExitStack() as held:
+            _prepare_and_run(config, runtime, held)
     except BaseException:
         if runtime.stop.at_once:
             fail("stopped at once by a second Ctrl-C; --resume goes on from the newest checkpoint", code=1)
@@ -72,10 +74,10 @@ def _whole_job(config: TrainConfig, runtime: Runtime) -> None:
         runtime.stop.unlisten()
 
 
-def _prepare_and_run(config: TrainConfig, runtime: Runtime) -> None:
+def _prepare_and_run(config: TrainConfig, runtime: Runtime, held: contextlib.ExitStack) -> None:
     try:
         with last_words():
-            job = _prepared(config, runtime)
+            job = _prepared(config, runtime, held)
     except ValueError as error:
         fail(str(error))
     except OSError as error:  # the same on all ranks
@@ -132,8 +134,8 @@ class _Job:
     total_steps: int
 
 
-def _prepared(config: TrainConfig, runtime: Runtime) -> _Job:
-    """Build and check everything that ``config`` names.
+def _prepared(config: TrainConfig, runtime: Runtime, held: contextlib.ExitStack) -> _Job:
+    """Build and check everything that ``config`` names; ``held`` gets the lock of the run directory.
 
     Raises:
         ValueError: the user's mistake, the same on all ranks.
@@ -166,8 +168,8 @@ def _prepared(config: TrainConfig, runtime: Runtime) -> _Job:
     if config.run.dry_run:
         run = RunDirectory(Path())
     else:
-        opened = partial(open_run, config.run.run_dir, recipe=config.recipe, resume=config.run.resume)
-        run = collectives.from_main(opened)
+        run, told = collectives.from_main(partial(_opened, config, held))
+        console.print(*told, sep="\n", end="\n" if told else "")
         if runtime.is_main:
             run.requeue.unlink(missing_ok=True)  # a start that fails must not be queued again
     if config.run.resume:
@@ -200,6 +202,12 @@ def _prepared(config: TrainConfig, runtime: Runtime) -> _Job:
         resumed=resumed,
         total_steps=total_steps,
     )
+
+
+def _opened(config: TrainConfig, held: contextlib.ExitStack) -> tuple[RunDirectory, list[str]]:
+    """The run's directory, locked, and what there is to say about that. Main process only."""
+    run = open_run(config.run.run_dir, recipe=config.recipe, resume=config.run.resume)
+    return run, held.enter_context(training_alone(run.path))
 
 
 def _chosen_extractor(config: TrainConfig, console: Console) -> str:
@@ -243,7 +251,7 @@ def _check_first_batch(config: TrainConfig, gan: Gan, loader: Loader, *, device:
 def _run(job: _Job) -> None:
     """Train, and leave a run directory."""
     runtime, console, run, resumed = job.runtime, job.console, job.run, job.resumed
-    with _status(run, runtime) as stopped:
+    with _status(job) as stopped:
         run_id = resumed.state["run_id"] if resumed else collectives.from_main(new_run_id)
         first_step = resumed.step if resumed else 0
         if runtime.is_main:
@@ -270,7 +278,7 @@ def _run(job: _Job) -> None:
                 with last_words(), _profiled(job) as after_step:
                     done = train(training, after_step=after_step)
             except BaseException as error:
-                _note_failure(run, runtime, error)  # before W&B takes its time to finish
+                _note_failure(job, error)  # before W&B takes its time to finish
                 if isinstance(error, DivergenceError):  # on all ranks
                     collectives.from_main(partial(_leave_pictures, job, tracker, step=training.step))
                     collectives.from_main(partial(_leave_report, job))
@@ -305,28 +313,29 @@ def _tracker(job: _Job, run_id: str, *, first_step: int) -> Tracker:
 
 
 @contextlib.contextmanager
-def _status(run: RunDirectory, runtime: Runtime) -> Iterator[list[str]]:
+def _status(job: _Job) -> Iterator[list[str]]:
     """Keep status.json true: done after the block, unless it raises or says in the list why it stopped."""
     stopped: list[str] = []
-    if runtime.is_main:
-        run.set_status("running")
+    set_status = partial(job.run.set_status, total_steps=job.total_steps)
+    if job.runtime.is_main:
+        set_status("running")
     try:
         yield stopped
     except BaseException as error:
-        _note_failure(run, runtime, error)
+        _note_failure(job, error)
         raise
-    if runtime.is_main:
+    if job.runtime.is_main:
         if stopped:
-            write_whole(run.requeue, b"")
-        run.set_status("stopped" if stopped else "done", *stopped)
+            write_whole(job.run.requeue, b"")
+        set_status("stopped" if stopped else "done", *stopped)
 
 
-def _note_failure(run: RunDirectory, runtime: Runtime, error: BaseException) -> None:
+def _note_failure(job: _Job, error: BaseException) -> None:
     """Say in status.json why the run failed: the main process does, or who is the first to know of another's end."""
-    if runtime.is_main or (isinstance(error, PeerError) and error.is_teller):
+    if job.runtime.is_main or (isinstance(error, PeerError) and error.is_teller):
         reason = str(error) if isinstance(error, PeerError) else f"{type(error).__name__}: {error}"
         with contextlib.suppress(OSError):  # a full disk, perhaps
-            run.set_status("failed", reason)
+            job.run.set_status("failed", reason, total_steps=job.total_steps)
 
 
 def _write_first_files(job: _Job) -> None:

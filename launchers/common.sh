@@ -113,25 +113,12 @@ is_done() { # RUN_DIR
     grep -qs '"state": "done"' "$1/status.json"
 }
 
-claim_of() { printf '%s\n' "$(dirname "$1")/.jobs/$(basename "$1")"; } # RUN_DIR
-
-claim() { # RUN_DIR : fails if another job that has not ended trains there
-    local file owner
-    file=$(claim_of "$1")
-    mkdir -p "${file%/*}"
-    if ! (set -o noclobber && printf '%s\n' "$job" >"$file") 2>/dev/null; then
-        owner=$(<"$file")
-        if [[ $owner != "$job" && -n $(squeue --noheader --jobs="$owner" --format=%T 2>/dev/null) ]]; then
-            printf '%s\n' "error: job $owner trains in $1" >&2
-            return 1
-        fi
-        printf '%s\n' "$job" >"$file"
-    fi
-}
+# Which status.json there is; each one that is written is another file.
+written() { stat -c '%i %y' "$1/status.json" 2>/dev/null || true; } # RUN_DIR
 
 # Whether the job was told to go, by a warning or a preemption, before the trainer could save: it was still starting.
-was_cut_short() { # RUN_DIR
-    if [[ $1/status.json -nt $(claim_of "$1") ]] && grep -qs '"state": "failed"' "$1/status.json"; then
+was_cut_short() { # RUN_DIR BEFORE : what was written there before it started
+    if [[ $(written "$1") != "$2" ]] && grep -qs '"state": "failed"' "$1/status.json"; then
         return 1
     fi
     [[ -n $warned ]] || was_preempted "$(scontrol show job --oneliner "$job")"
@@ -147,9 +134,9 @@ was_preempted() { # what scontrol says of the job : since it was last started
 
 # Trains in RUN_DIR with FLAGs; 0 when done. A run that was stopped and saved queues the job again and ends the script.
 train() { # RUN_DIR FLAG...
-    local run_dir=$1 code
+    local run_dir=$1 code before
     shift
-    claim "$run_dir" || return 1
+    before=$(written "$run_dir")
     rm -f "$run_dir/requeue"
     [[ -z $warned ]] || queue_again "$run_dir"
     say "job $job: $nodes x $processes processes, rendezvous at $master:$port, run directory $run_dir"
@@ -164,7 +151,7 @@ train() { # RUN_DIR FLAG...
     [[ -z $warned ]] || on_warning # between the lines above
     while again='' code=0 && { wait "$step" || code=$?; } && [[ -n $again ]]; do :; done # a trap ends wait early
     step=''
-    if [[ -e $run_dir/requeue ]] || { ((code)) && was_cut_short "$run_dir"; }; then
+    if [[ -e $run_dir/requeue ]] || { ((code)) && was_cut_short "$run_dir" "$before"; }; then
         queue_again "$run_dir"
     fi
     return "$code"

@@ -11,6 +11,7 @@ import yaml
 from dcgan_dist import sweep
 from dcgan_dist.cli import parse
 from dcgan_dist.sweep_file import DEFAULT_COMMAND, Sweep, read_sweep
+from dcgan_dist.sweep_points import config_of
 from tests.shared import RECIPES, REPOSITORY
 
 SWEEPS = sorted((REPOSITORY / "configs" / "sweeps").glob("*.yaml"))
@@ -279,7 +280,7 @@ def test_our_sweeps_are_runs_that_could_start(
     point = read_sweep(path).point(count - 1)
     assert run_dir == f"--run_dir=/x/runs/{path.stem}/{point.name}"
     parsed = parse(flags)
-    assert parsed == sweep.config_of(point)
+    assert parsed == config_of(point)
     assert parsed.seed == 2
     assert parsed.recipe in RECIPES
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -67,6 +68,7 @@ def test_a_run_leaves_its_directory(finished: Path) -> None:
         "environment.json",
         "histograms.jsonl",
         "histograms.png",
+        "lock",
         "losses.png",
         "metrics.jsonl",
         "progress.gif",
@@ -86,7 +88,8 @@ def test_a_run_leaves_its_directory(finished: Path) -> None:
         (6, 48, 256),
     ]
     assert sorted(path.name for path in (finished / "checkpoints").iterdir()) == ["step-00000004", "step-00000006"]
-    assert status(finished) == {"state": "done", "reason": ""}
+    assert status(finished) == {"state": "done", "reason": "", "total_steps": 6}
+    assert (finished / "lock").read_text() == f"process {os.getpid()} on {platform.node()}\n"
     with Image.open(finished / "progress.gif") as gif:
         assert gif.n_frames == 3  # type: ignore[attr-defined]
 
@@ -316,7 +319,7 @@ def test_a_ctrl_c_after_another_signal_is_the_first(flower_shards: Path, tmp_pat
         patch.setattr(train, "train", both)
         patch.setattr(train, "_leave_pictures", lambda *_, **__: None)
         train.main(flags(flower_shards, tmp_path / "run"))
-    assert status(tmp_path / "run") == {"state": "stopped", "reason": "SIGTERM at step 0"}
+    assert status(tmp_path / "run") == {"state": "stopped", "reason": "SIGTERM at step 0", "total_steps": 6}
 
 
 def test_rollbacks_have_an_end(flower_shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -377,7 +380,7 @@ def test_a_signal_before_the_first_step_stops_the_run(
 
     monkeypatch.setattr("dcgan_dist.train.open_loader", slowly)
     train.main(flags(flower_shards, tmp_path / "run"))
-    assert status(tmp_path / "run") == {"state": "stopped", "reason": "SIGUSR2 at step 0"}
+    assert status(tmp_path / "run") == {"state": "stopped", "reason": "SIGUSR2 at step 0", "total_steps": 6}
     assert (tmp_path / "run" / "requeue").exists()
     assert signal.getsignal(signal.SIGUSR2) == signal.SIG_DFL
 

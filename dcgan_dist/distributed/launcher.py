@@ -134,7 +134,12 @@ def launcher_disagreements(compute: ComputeConfig) -> list[str]:
 
 def end_with_launcher() -> None:
     """Ask Linux for SIGTERM when the launcher dies: accelerate launch with one process would leave an orphan."""
-    launched = "ACCELERATE_MIXED_PRECISION" in os.environ or "TORCHELASTIC_RUN_ID" in os.environ
-    if launched and sys.platform == "linux":
+    if "ACCELERATE_MIXED_PRECISION" in os.environ or "TORCHELASTIC_RUN_ID" in os.environ:
+        end_with_parent()
+
+
+def end_with_parent() -> None:
+    """Ask Linux for SIGTERM when the process that started this one dies; what this one becomes by exec keeps it."""
+    if sys.platform == "linux":
         set_parent_death_signal = 1  # PR_SET_PDEATHSIG of prctl(2)
         ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)

@@ -22,7 +22,6 @@ case "$1 $2" in
 *) echo "$*" >>"$STUBS/scontrol.said"; [[ ! -e $STUBS/refuses ]] ;;
 esac
 """,
-    "squeue": """[[ ! -e $STUBS/running ]] || cat "$STUBS/running" """,
     "sbatch": """
 for word; do printf '%s\\n' "$word"; done >"$STUBS/sbatch.said"
 echo Submitted batch job 77

@@ -230,8 +230,13 @@ CUT_SHORT = {
     "warned": ("", 'kill -USR2 "$PPID"; sleep 0.5; exit 140', True),
     "failed by itself": (
         PREEMPTED.format("2026-11-22T10:01:52"),
-        """sleep 0.1; echo '{"state": "failed"}' >"$run_dir/status.json"; exit 1""",
+        """echo '{"state": "failed"}' >"$run_dir/status.json"; exit 1""",
         False,
+    ),
+    "failed by itself in an earlier start": (
+        PREEMPTED.format("2026-11-22T10:01:52"),
+        "exit 143",
+        True,
     ),
 }
 
@@ -241,21 +246,13 @@ def test_a_job_that_must_go_before_it_could_save_is_queued_again(name: str, chec
     said, training, expected = CUT_SHORT[name]
     (checkout.stubs / "job").write_text(said)
     checkout.trains(training)
+    if "earlier start" in name:
+        run_dir = checkout.path / "runs" / "flowers17-arch1-12345"
+        run_dir.mkdir(parents=True)
+        (run_dir / "status.json").write_text('{"state": "failed"}')
     ended = checkout.run("train.sbatch", *RECIPE)
     assert checkout.requeued() == ["12345"] * expected
     assert (ended.code == 0) == expected
-
-
-def test_two_jobs_do_not_train_in_one_directory(checkout: Checkout) -> None:
-    checkout.run("train.sbatch", *RECIPE, "--run_dir", "mine")
-    (checkout.stubs / "running").write_text("RUNNING\n")
-    ended = checkout.run("train.sbatch", *RECIPE, "--run_dir", "mine", SLURM_JOB_ID="12346")
-    assert ended.code == 1
-    assert "error: job 12345 trains in mine" in ended.output
-    assert len(checkout.steps()) == 1
-    (checkout.stubs / "running").unlink()  # it has ended
-    assert checkout.run("train.sbatch", *RECIPE, "--run_dir", "mine", SLURM_JOB_ID="12346").code == 0
-    assert len(checkout.steps()) == 2
 
 
 # Sweeps
@@ -268,7 +265,18 @@ def test_a_task_of_an_array_trains_its_point(checkout: Checkout) -> None:
     assert ended.code == 0, ended.output
     (step,) = checkout.steps()
     golden("sweep-point", step)
-    assert checkout.environment()["WANDB_RUN_GROUP"] == "batch_size"
+    seen = checkout.environment()
+    assert (seen["WANDB_RUN_GROUP"], seen["WANDB_JOB_TYPE"]) == ("batch_size,batch_size=16", "seed=1")
+
+
+def test_a_group_of_the_users_is_kept(checkout: Checkout) -> None:
+    (checkout.path / "sweep.yaml").write_text(SWEEP)
+    checkout.run("sweep.sbatch", "sweep.yaml", WANDB_RUN_GROUP="mine", WANDB_JOB_TYPE="trial")
+    seen = checkout.environment()
+    assert (seen["WANDB_RUN_GROUP"], seen["WANDB_JOB_TYPE"]) == ("mine", "trial")
+    checkout.run("sweep.sbatch", "sweep.yaml")  # each of three points in one job has its own
+    seen = checkout.environment()
+    assert (seen["WANDB_RUN_GROUP"], seen["WANDB_JOB_TYPE"]) == ("sweep", "seed=2")
 
 
 def test_bare_sweep_takes_the_flagship_one_point_after_another(checkout: Checkout) -> None:
