@@ -138,7 +138,7 @@ train() { # RUN_DIR FLAG...
     shift
     before=$(written "$run_dir")
     rm -f "$run_dir/requeue"
-    [[ -z $warned ]] || queue_again "$run_dir"
+    [[ -z $warned ]] || queue_again_unsaved "$run_dir"
     say "job $job: $nodes x $processes processes, rendezvous at $master:$port, run directory $run_dir"
     # torchrun and not accelerate launch; README.md says why
     # shellcheck disable=SC2016 # a node's number is known on the node alone
@@ -151,10 +151,21 @@ train() { # RUN_DIR FLAG...
     [[ -z $warned ]] || on_warning # between the lines above
     while again='' code=0 && { wait "$step" || code=$?; } && [[ -n $again ]]; do :; done # a trap ends wait early
     step=''
-    if [[ -e $run_dir/requeue ]] || { ((code)) && was_cut_short "$run_dir" "$before"; }; then
+    if [[ -e $run_dir/requeue ]]; then
         queue_again "$run_dir"
+    elif ((code)) && was_cut_short "$run_dir" "$before"; then
+        queue_again_unsaved "$run_dir"
     fi
     return "$code"
+}
+
+queue_again_unsaved() { # RUN_DIR : for a job that must go while the trainer starts; if that is always so, not for ever
+    if [[ -n $warned ]] && ((${SLURM_RESTART_COUNT:-0} >= 3)); then
+        say "error: warned of the time limit while $1 was starting, and queued again $SLURM_RESTART_COUNT times before:" \
+            "--time must be longer than a start and the warning (--signal) together" >&2
+        exit 1
+    fi
+    queue_again "$1"
 }
 
 queue_again() { # RUN_DIR

@@ -255,6 +255,16 @@ def test_a_job_that_must_go_before_it_could_save_is_queued_again(name: str, chec
     assert (ended.code == 0) == expected
 
 
+def test_a_job_that_is_always_warned_while_it_starts_fails_in_the_end(checkout: Checkout) -> None:
+    checkout.trains(CUT_SHORT["warned"][1])
+    assert checkout.run("train.sbatch", *RECIPE, SLURM_RESTART_COUNT="2").code == 0
+    assert checkout.requeued() == ["12345"]
+    ended = checkout.run("train.sbatch", *RECIPE, SLURM_RESTART_COUNT="3")
+    assert ended.code == 1
+    assert checkout.requeued() == ["12345"]
+    assert "--time must be longer than a start and the warning" in ended.output
+
+
 # Sweeps
 
 
