@@ -34,8 +34,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = _parser()
     arguments = parser.parse_args(words[:end])
     arguments.words, arguments.flags = words, words[end + 1 :]
-    if arguments.flags and arguments.run is not _run:
-        parser.error(f"only run takes flags of dcgan_dist.train, got {shlex.join(arguments.flags)}")
+    if arguments.flags and arguments.run not in (_run, _count):
+        parser.error(f"only run and count take flags of dcgan_dist.train, got {shlex.join(arguments.flags)}")
     try:
         arguments.run(arguments)
     except ValueError as error:
@@ -73,7 +73,9 @@ def _parser() -> argparse.ArgumentParser:
     add_runs(command)
     command.add_argument("--json", action="store_true", help="JSON on standard output")
     command.set_defaults(run=_status)
-    add("count", "check a sweep and print its number of points").set_defaults(run=_count)
+    command = add("count", "check a sweep and print its number of points")
+    command.usage = f"{PROGRAM} count FILE [-- FLAG...]"
+    command.set_defaults(run=_count)
     add("list", "check a sweep and print its points with the names of their run directories").set_defaults(run=_list)
     command = add("args", "print the arguments of dcgan_dist.train for one point, one a line")
     command.add_argument("index", type=int, metavar="I", help="its number, from 0")
@@ -182,7 +184,7 @@ def _table(sweep: Sweep, points: Sequence[Point], found: Sequence[Progress]) -> 
 
 
 def _count(arguments: argparse.Namespace) -> None:
-    print(checked_sweep(arguments.file).count)
+    print(checked_sweep(arguments.file, arguments.flags).count)
 
 
 def _list(arguments: argparse.Namespace) -> None:

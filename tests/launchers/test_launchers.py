@@ -371,6 +371,10 @@ def test_submit_sweep_sees_the_sites_partition(checkout: Checkout) -> None:
         ([], "error: which sweep?\nusage: launchers/submit-sweep"),
         (["-j", "many", "x.yaml"], "error: -j must be a number of points, got 'many'"),
         (["none.yaml"], "error: sweep none.yaml: no such file"),
+        (
+            ["configs/sweeps/lr_ratio.yaml", "--", "--bach_size=3"],
+            "unknown setting 'bach_size'; did you mean batch_size?",
+        ),
     ],
 )
 def test_submit_sweep_queues_nothing_on_a_mistake(words: list[str], message: str, checkout: Checkout) -> None:
