@@ -83,7 +83,6 @@ class WandbSink:
                 resume="allow",
                 dir=str(run_dir),
                 config=dict(config),
-                allow_val_change=True,  # of what a resumed run may change
                 mode=mode,  # type: ignore[arg-type]
                 settings=wandb.Settings(
                     init_timeout=START_SECONDS,

@@ -1,6 +1,7 @@
 """The stand-in W&B server of the shared folder in a process of its own, and what it was asked.
 
-As a script it is that server, which then also takes sweeps and artifacts, and keeps the config of each run.
+As a script it is that server, which then also takes sweeps and artifacts, keeps the config of each run,
+and hands an agent the next point when it is done with the one before.
 """
 
 import contextlib
@@ -136,7 +137,7 @@ def _main() -> None:
     def serve_more(server: ThreadingHTTPServer) -> None:
         known = server.RequestHandlerClass.do_POST.__globals__  # type: ignore[attr-defined]
         answers, configs = known["ANSWERS"], {}
-        upsert, resume = answers["UpsertBucket"], answers["RunResumeStatus"]
+        upsert, resume, heartbeat = (answers[name] for name in ("UpsertBucket", "RunResumeStatus", "Heartbeat"))
 
         def keep_config(variables: dict[str, Any]) -> Any:
             configs[variables["name"]] = variables.get("config") or configs.get(variables["name"], "{}")
@@ -147,6 +148,11 @@ def _main() -> None:
             if answer["model"]["bucket"]:
                 answer["model"]["bucket"]["config"] = configs[variables["name"]]
             return answer
+
+        def one_at_a_time(variables: dict[str, Any]) -> Any:
+            if json.loads(variables["runState"]):
+                return {"agentHeartbeat": {"agent": {"id": "ag1"}, "commands": "[]"}}
+            return heartbeat(variables)
 
         def upsert_sweep(_: dict[str, Any]) -> Any:
             sweep = {"name": "swp00001", "project": known["PROJECT"]}
@@ -160,6 +166,7 @@ def _main() -> None:
         answers |= {
             "UpsertBucket": keep_config,
             "RunResumeStatus": tell_config,
+            "Heartbeat": one_at_a_time,
             "UpsertSweep": upsert_sweep,
             "ArtifactType": lambda _: {"project": None},
             "CreateArtifact": lambda _: {"createArtifact": {"artifact": artifact}},
