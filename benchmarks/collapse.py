@@ -41,6 +41,7 @@ COLUMNS = {
     "duplicates": "duplicates",
     "copies": "copies",
     "data_distance": "distance",
+    "sharpness": "sharpness",
     "flower_modes": "flower modes",
     "flower_kl": "flower KL",
     "flower_unknown": "no flower",
@@ -191,7 +192,7 @@ def cell(short: str, value: float | None) -> str:
         return ""
     if short == "data_distance":
         return f"{value:.1f}"
-    return f"{value:.0f}" if short == "flower_modes" else f"{value:.3f}"
+    return f"{value:.0f}" if short in ("flower_modes", "sharpness") else f"{value:.3f}"
 
 
 def shortened(measures: dict[str, float]) -> dict[str, float]:

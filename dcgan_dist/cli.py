@@ -35,6 +35,8 @@ DESCRIPTION = """Train one DCGAN. Defaults, then the YAML of --config, then flag
 or, for n processes on one machine, with
 
     torchrun --standalone --nproc_per_node n -m dcgan_dist.train --config configs/RECIPE.yaml --data SHARDS
+
+--set "smooth_fake=0 smooth_real=1" is --smooth_fake=0 --smooth_real=1: several settings as one parameter of a sweep.
 """
 
 
@@ -103,9 +105,10 @@ def parse(argv: Sequence[str] | None = None) -> TrainConfig:
 def normalised(arguments: Sequence[str]) -> list[str]:
     """Flags as tyro reads them, from the forms that sweep agents send too.
 
-    ``--flip=True`` becomes ``--flip``, ``--flip=false`` becomes ``--no_flip``, and a list ``1,2`` or ``[1, 2]``
-    becomes ``1 2``.
+    ``--flip=True`` becomes ``--flip``, ``--flip=false`` becomes ``--no_flip``, a list ``1,2`` or ``[1, 2]`` becomes
+    ``1 2``, and ``--set "lr=1e-4 seed=1"`` becomes ``--lr=1e-4 --seed=1``.
     """
+    arguments = _without_set(arguments)
     types_by_name = leaf_types(TrainConfig)
     result: list[str] = []
     position = 0
@@ -134,6 +137,23 @@ def normalised(arguments: Sequence[str]) -> list[str]:
                 raise ValueError(f"{name} must be {error}, got {value!r}") from None
         else:
             result.append(argument)
+    return result
+
+
+def _without_set(arguments: Sequence[str]) -> list[str]:
+    """The arguments with the settings of each ``--set`` as flags of their own."""
+    result: list[str] = []
+    rest = iter(arguments)
+    for argument in rest:
+        if _names(argument) != {"set"}:
+            result.append(argument)
+            continue
+        _, equals, value = argument.partition("=")
+        for pair in (value if equals else next(rest, "")).split():
+            name, equals, _ = pair.partition("=")
+            if not equals or not name.isidentifier():
+                raise ValueError(f"set must be settings as 'lr=1e-4 seed=1', got {pair!r}")
+            result.append(f"--{pair}")
     return result
 
 

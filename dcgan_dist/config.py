@@ -53,8 +53,12 @@ class NetworkConfig:
     """Share of each new batch in batch norm's running statistics (1 - Keras's momentum)."""
     dropout: float = 0.0
     """Probability of dropping a feature, in the models that have dropout."""
+    upsampling: Literal["nearest", "strided"] = "nearest"
+    """How flowers_arch2's generator doubles its maps: nearest copies pixels before a convolution, as its author does;
+    strided is a transposed convolution of stride 2."""
     batch_deviation: float = 0.0
-    """Weight of flowers_arch1's batch deviation channels; 1 is the author's network, 0 turns them off."""
+    """Weight of the batch deviation channels of flowers_arch1, whose author has 1, and flowers_arch2, without any; 0 is
+    none."""
 
     def __post_init__(self) -> None:
         if self.channels not in (1, 3):

@@ -322,9 +322,9 @@ def _values(place: str, given: Any) -> tuple[Value, ...]:
 def _value(place: str, value: Any) -> Value:
     """A value that can be written as one flag."""
     items = value if isinstance(value, list) else [value]
-    if not all(item is None or isinstance(item, str | int | float) for item in items) or "\n" in str(value):
+    if not all(item is None or isinstance(item, str | int | float) for item in items):
         raise ValueError(f"{place}: a value must be a number, a word, true or false, or a list of these, got {value!r}")
-    if isinstance(value, str) and "\n" in value:
+    if any("\n" in str(item) for item in items):
         raise ValueError(f"{place}: a value must be on one line, got {value!r}")
     return value
 

@@ -10,23 +10,29 @@ fail() { # a mistake of the user
 
 # ---------------------------------------------------------------- the site
 
-read_site() { # sets PYTHON, RUNS, container, srun_options
+read_site() { # sets PYTHON, RUNS, container, srun_options, in_step
     local site=launchers/site.env
+    set +u # what sites source, and modules, may look at variables that are not set
     if [[ -e $site ]]; then
         # shellcheck source=/dev/null
-        . "$site"
+        . "$site" || fail "$site: its last command failed"
     else
         say "there is no $site: defaults (to change them, start from $site.example)" >&2
     fi
     RUNS=${RUNS:-runs}
-    read -ra container <<<"${CONTAINER_CMD:-}"
-    read -ra srun_options <<<"${SRUN_OPTIONS:-}"
+    read -rd '' -a container <<<"${CONTAINER_CMD:-}" || true # at the end of the text
+    read -rd '' -a srun_options <<<"${SRUN_OPTIONS:-}" || true
+    in_step=() # before a command of this script, where only a step of srun gets into the container (pyxis)
+    if [[ -n ${SLURM_JOB_ID:-} && ${SRUN_OPTIONS:-} == *--container-image* ]]; then
+        in_step=(srun --nodes=1 --ntasks=1 --ntasks-per-node=1 --cpu-bind=none --export=ALL "${srun_options[@]}")
+    fi
     if [[ -n ${MODULES:-} ]]; then
         command -v module >/dev/null || fail "MODULES in $site: this shell has no 'module'; source its file there first"
         # shellcheck disable=SC2086 # a list
-        module load $MODULES
+        module load $MODULES || fail "MODULES in $site: cannot load $MODULES"
     fi
-    if ((${#container[@]} + ${#srun_options[@]})); then
+    set -u
+    if ((${#container[@]} + ${#in_step[@]})); then
         PYTHON=${PYTHON:-python}
         return
     fi
@@ -39,7 +45,7 @@ read_site() { # sets PYTHON, RUNS, container, srun_options
 }
 
 tool() { # MODULE ARGUMENT... : a short command of ours, in the container if there is one
-    "${container[@]}" "$PYTHON" -m "$@"
+    "${in_step[@]}" "${container[@]}" "$PYTHON" -m "$@"
 }
 
 # ---------------------------------------------------------------- the job
@@ -48,17 +54,18 @@ tool() { # MODULE ARGUMENT... : a short command of ours, in the container if the
 job_name() { printf '%s\n' "${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_}${SLURM_ARRAY_TASK_ID:-$SLURM_JOB_ID}"; }
 
 processes_per_node() { # as many as GPUs; without GPUs, as many as the tasks that were asked for, else one
-    local gpus=${SLURM_GPUS_ON_NODE:-0} all=${SLURM_GPUS:-} tasks=1
+    local gpus=${SLURM_GPUS_ON_NODE:-0} all=${SLURM_GPUS:-} tasks=${SLURM_NTASKS_PER_NODE:-1}
+    local even='^([0-9]+)(\(x[0-9]+\))?$'
     [[ -z ${SLURM_NTASKS:-} ]] || tasks=$SLURM_TASKS_PER_NODE # with --exclusive alone it is the number of CPUs
-    if ((gpus > 0)); then
+    if [[ ! $tasks =~ $even ]] && { ((gpus == 0)) || [[ -n ${SLURM_GPUS_PER_TASK:-} ]]; }; then
+        fail "$tasks tasks on the nodes: every node must have the same number; use --ntasks-per-node"
+    elif ((gpus > 0)); then
         all=${all##*:} # of a100:4
         [[ -z $all ]] || ((all == gpus * SLURM_JOB_NUM_NODES)) ||
             fail "--gpus=$all on $SLURM_JOB_NUM_NODES nodes: every node must have the same number; use --gpus-per-node"
         printf '%s\n' "$gpus"
-    elif [[ $tasks =~ ^([0-9]+)(\(x[0-9]+\))?$ ]]; then
-        printf '%s\n' "${BASH_REMATCH[1]}"
     else
-        fail "$tasks tasks on the nodes: every node must have the same number; use --ntasks-per-node"
+        printf '%s\n' "${BASH_REMATCH[1]}"
     fi
 }
 
@@ -72,7 +79,8 @@ prepare_job() { # sets nodes, processes, master, port, job; exports what launche
         port=$((20000 + (port - 20000 + 1009) % 10000)) # somebody listens there
     done
     export DCGAN_EXPECT_WORLD_SIZE=$((nodes * processes))
-    export PET_SIGNALS_TO_HANDLE=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR2 TORCH_ELASTIC_SHUTDOWN_TIMEOUT=110
+    export PET_SIGNALS_TO_HANDLE=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR2
+    export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-110}
     export SLURM_EXPORT_ENV=ALL # sbatch --export=NONE would empty srun's environment too
     # one launcher a node gets all that the job has there, however that was asked for
     unset SLURM_CPUS_PER_TASK SLURM_TRES_PER_TASK SLURM_NTASKS_PER_NODE SLURM_GPUS_PER_TASK SLURM_NTASKS_PER_GPU
@@ -82,7 +90,7 @@ prepare_job() { # sets nodes, processes, master, port, job; exports what launche
 
 on_warning() { # the signal of --signal, or of scancel --batch
     warned=1 again=1
-    [[ -z $step ]] || kill -USR2 "$step" # srun passes it to all processes
+    [[ -z $step ]] || kill -USR2 "$step" 2>/dev/null || true # srun passes it to all processes; it may just have ended
 }
 
 value_of() { # NAME ARGUMENT... : the value of the last --NAME VALUE or --NAME=VALUE
@@ -153,7 +161,7 @@ train() { # RUN_DIR FLAG...
         --nnodes="$nodes" --nproc-per-node="$processes" --master-addr="$master" --master-port="$port" \
         --rdzv-id="$SLURM_JOB_ID" -m dcgan_dist.train "$@" --run_dir="$run_dir" &
     step=$!
-    [[ -z $warned ]] || kill -USR2 "$step"
+    [[ -z $warned ]] || on_warning # between the lines above
     while again='' code=0 && { wait "$step" || code=$?; } && [[ -n $again ]]; do :; done # a trap ends wait early
     step=''
     if [[ -e $run_dir/requeue ]] || { ((code)) && was_cut_short "$run_dir"; }; then

@@ -32,6 +32,21 @@ def test_flags_as_people_and_sweep_agents_write_them(flags: list[str]) -> None:
     assert config.network.value_range == (-0.5, 0.5)
 
 
+@pytest.mark.parametrize("flags", [["--set=smooth_fake=0.2 flip=True"], ["--set", "smooth_fake=0.2 flip=true"]])
+def test_several_settings_as_one_parameter(flags: list[str]) -> None:
+    wanted = parse(["--max_steps=1", "--lr=1e-3", "--smooth_fake=0.2", "--flip"])
+    assert parse(["--max_steps=1", *flags, "--lr=1e-3"]) == wanted
+    assert settings(flags) == {"smooth_fake": 0.2, "flip": True}
+    assert parse(["--max_steps=1", "--set=", "--lr=1e-3"]) == parse(["--max_steps=1", "--lr=1e-3"])
+
+
+def test_a_config_among_several_settings_is_read(tmp_path: Path) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text("recipe: mine\nmax_steps: 10\nlr: 1e-4\n")
+    config = parse([f"--set=config={file} max_steps=20"])
+    assert (config.recipe, config.optim.lr, config.max_steps) == ("mine", 1e-4, 20)
+
+
 @pytest.mark.parametrize("flags", [["--classes", "lily of the valley,rose"], ["--classes=lily of the valley,rose"]])
 def test_class_names_reach_the_config_as_they_are(flags: list[str]) -> None:
     assert parse(["--max_steps=1", *flags]).images.classes == "lily of the valley,rose"
@@ -187,6 +202,8 @@ def test_settings_are_what_parse_makes_of_flags(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
+        (["--set=lr"], "set must be settings as 'lr=1e-4 seed=1', got 'lr'"),
+        (["--set", "lr=x"], "lr must be a number, got 'x'"),
         (["8"], "'8' must come after the --name of a setting"),
         (["--bach_size=8"], "unknown setting 'bach_size'; did you mean batch_size?"),
         (["--seed", "1", "2"], "seed must be one value, got '1 2'"),

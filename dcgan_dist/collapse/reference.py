@@ -19,6 +19,7 @@ from dcgan_dist.collapse.clusters import (
 )
 from dcgan_dist.collapse.pixels import Doubles, Integers, Pixels, check_pixels, mirrored_thumbnails, thumbnails
 from dcgan_dist.collapse.score import score
+from dcgan_dist.collapse.sharpness import median_sharpness
 from dcgan_dist.data.permute import permutation
 
 SAMPLES = 1024
@@ -30,7 +31,7 @@ FEWEST_IMAGES = 40
 """Of the data: a half of it has to fill two bins."""
 FEWEST_SAMPLES = 10
 """To measure: MS-SSIM's ring needs 5, and no share is worth telling of fewer."""
-FORMAT = 1
+FORMAT = 2
 """Version of the bytes; changes when anything about the numbers in them does."""
 _CHUNK = 4096  # images at once
 
@@ -261,6 +262,7 @@ def _values(pixels: Pixels, reference: Reference, *, own: Integers | None = None
         "duplicates": float(np.mean(among_samples <= reference.duplicate_distance)),
         "copies": float(np.mean(in_data <= reference.copy_distance)),
         "data_distance": float(np.median(in_data)),
+        "sharpness": median_sharpness(pixels),
     }
     if reference.drawn:
         labels = flowers.flower_modes(pixels)

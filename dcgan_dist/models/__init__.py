@@ -29,6 +29,8 @@ class Model:
     """Whether it has dropout layers."""
     batch_deviation: bool = False
     """Whether it has batch deviation channels."""
+    upsampling: bool = False
+    """Whether its generator can double its maps in more than one way."""
 
 
 MODELS = {
@@ -55,6 +57,8 @@ MODELS = {
         image_sizes=(28,),
         output_range=(0.0, 1.0),
         dropout=True,
+        batch_deviation=True,
+        upsampling=True,
     ),
     "mnist28": Model(
         generator=mnist28.Generator,
@@ -110,4 +114,6 @@ def _model(config: NetworkConfig) -> Model:
         raise ValueError(f"dropout must be 0 for model {name}, which has no dropout, got {config.dropout}")
     if config.batch_deviation and not model.batch_deviation:
         raise ValueError(f"batch_deviation must be 0 for model {name}, which has none, got {config.batch_deviation}")
+    if config.upsampling != "nearest" and not model.upsampling:
+        raise ValueError(f"upsampling must be nearest for model {name}, which has none, got {config.upsampling}")
     return model

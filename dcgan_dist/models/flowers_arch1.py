@@ -3,14 +3,12 @@
 from itertools import pairwise
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dcgan_dist.config import NetworkConfig
-from dcgan_dist.distributed.batch_deviation import batch_deviation
 from dcgan_dist.distributed.batch_norm import BatchNorm2d
 from dcgan_dist.distributed.draws import Dropout
-from dcgan_dist.models.layers import SameConvTranspose2d, generator_block
+from dcgan_dist.models.layers import AppendBatchDeviation, SameConvTranspose2d, generator_block
 
 BATCH_NORM_EPSILON = 1e-3
 DISCRIMINATOR_SLOPE = 0.2
@@ -67,22 +65,3 @@ def _block(config: NetworkConfig, inputs: int, outputs: int, *, batch_norm: bool
         Dropout(config.dropout),
         AppendBatchDeviation(config.batch_deviation),
     )
-
-
-class AppendBatchDeviation(nn.Module):
-    """Features (N, C + 1, H, W): those of (N, C, H, W) and their batch deviation times ``weight``.
-
-    Weight 0 appends zeros, so that the parameters keep their shapes.
-    """
-
-    def __init__(self, weight: float) -> None:
-        super().__init__()
-        self.weight = weight
-
-    def forward(self, features: Tensor) -> Tensor:
-        if self.weight == 0:
-            return F.pad(features, (0, 0, 0, 0, 0, 1))
-        return torch.cat([features, self.weight * batch_deviation(features)], dim=1)
-
-    def extra_repr(self) -> str:
-        return f"weight={self.weight}"

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from dcgan_dist.config import NetworkConfig
 from dcgan_dist.distributed.draws import Dropout
-from dcgan_dist.models.layers import DenseStem, SameConv2d, SameConvTranspose2d, generator_block
+from dcgan_dist.models.layers import AppendBatchDeviation, DenseStem, SameConv2d, SameConvTranspose2d, generator_block
 
 BATCH_NORM_EPSILON = 1e-3
 DISCRIMINATOR_SLOPE = 0.2
@@ -25,11 +25,17 @@ class Generator(nn.Module):
         widths = [config.base_channels * scale for scale in (8, 4, 2, 1)]
         self.stem = DenseStem(config, widths[0], size=7, epsilon=BATCH_NORM_EPSILON, bias=True)
         self.dropout = Dropout(config.dropout)
+        is_strided = config.upsampling == "strided"
         first, second, third = (
-            generator_block(SameConvTranspose2d(wide, thin, kernel_size=5), config, epsilon=BATCH_NORM_EPSILON)
-            for wide, thin in pairwise(widths)
+            generator_block(
+                SameConvTranspose2d(wide, thin, kernel_size=5, stride=2 if is_strided and doubles else 1),
+                config,
+                epsilon=BATCH_NORM_EPSILON,
+            )
+            for (wide, thin), doubles in zip(pairwise(widths), (True, True, False), strict=True)
         )
-        self.body = nn.Sequential(nn.Upsample(scale_factor=2), first, nn.Upsample(scale_factor=2), second, third)
+        up = [] if is_strided else [nn.Upsample(scale_factor=2)]
+        self.body = nn.Sequential(*up, first, *up, second, third)
         self.head = SameConvTranspose2d(widths[-1], config.channels, kernel_size=5)
 
     def forward(self, z: Tensor) -> Tensor:
@@ -38,25 +44,34 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Logits (N,) of images (N, channels, 28, 28) being real. After Tinani's program."""
+    """Logits (N,) of images (N, channels, 28, 28) being real.
+
+    After Tinani's program, which has no batch deviation; where ``batch_deviation`` is not 0, one follows each
+    activation, as in architecture 1.
+    """
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
         widths = [config.base_channels * scale for scale in (2, 4, 8, 16)]
         strides = [2, 2, 2, 1]
+        deviation = [AppendBatchDeviation(config.batch_deviation)] if config.batch_deviation else []
+        extra = len(deviation)
         self.body = nn.Sequential(
             *(
                 nn.Sequential(
-                    SameConv2d(thin, wide, kernel_size=5, stride=stride),
+                    SameConv2d(inputs, outputs, kernel_size=5, stride=stride),
                     nn.LeakyReLU(DISCRIMINATOR_SLOPE),
                     Dropout(config.dropout),
+                    *deviation,
                 )
-                for (thin, wide), stride in zip(pairwise([config.channels, *widths]), strides, strict=True)
+                for inputs, outputs, stride in zip(
+                    [config.channels, *(width + extra for width in widths[:-1])], widths, strides, strict=True
+                )
             )
         )
-        self.head = nn.Linear(widths[-1] * 4 * 4, 1)
+        self.head = nn.Linear((widths[-1] + extra) * 4 * 4, 1)
 
     def forward(self, images: Tensor) -> Tensor:
-        features = self.body(images)  # (N, 16c, 4, 4)
+        features = self.body(images)  # (N, 16c, 4, 4), with batch deviation 16c + 1
         logits: Tensor = self.head(features.flatten(1))  # (N, 1)
         return logits.flatten()

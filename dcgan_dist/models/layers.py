@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dcgan_dist.config import NetworkConfig
+from dcgan_dist.distributed.batch_deviation import batch_deviation
 from dcgan_dist.distributed.batch_norm import BatchNorm2d
 
 
@@ -45,6 +46,25 @@ class SameConvTranspose2d(nn.ConvTranspose2d):
     def forward(self, features: Tensor, output_size: list[int] | None = None) -> Tensor:
         size = features.shape[-1] * self.stride[0]
         return super().forward(features, output_size)[..., :size, :size]
+
+
+class AppendBatchDeviation(nn.Module):
+    """Features (N, C + 1, H, W): those of (N, C, H, W) and their batch deviation times ``weight``.
+
+    Weight 0 appends zeros, so that the parameters keep their shapes.
+    """
+
+    def __init__(self, weight: float) -> None:
+        super().__init__()
+        self.weight = weight
+
+    def forward(self, features: Tensor) -> Tensor:
+        if self.weight == 0:
+            return F.pad(features, (0, 0, 0, 0, 0, 1))
+        return torch.cat([features, self.weight * batch_deviation(features)], dim=1)
+
+    def extra_repr(self) -> str:
+        return f"weight={self.weight}"
 
 
 def activation(slope: float) -> nn.Module:

@@ -22,7 +22,7 @@ BETTER = quality.BETTER | {
 """Which way a measure of quality or collapse is better, by the beginning of its name.
 
 Losses and scores of a GAN have no better: each is the other's worse. Nor have likeness, duplicates and copies, of
-which noise has the least.
+which noise has the least, or sharpness, of which it has the most.
 """
 MEANINGS = LABELS | {
     "rollbacks": "how often the run has gone back",
@@ -48,6 +48,7 @@ MEANINGS = LABELS | {
     "collapse/duplicates": "part with a near-duplicate",
     "collapse/copies": "part that copies the data",
     "collapse/data_distance": "distance to the nearest real",
+    "collapse/sharpness": "variance of the Laplacian",
     "collapse/flower_modes": "kinds of flower found",
     "collapse/flower_kl": "divergence of kinds of flower, nats",
     "collapse/flower_unknown": "part that shows no flower",

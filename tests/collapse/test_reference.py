@@ -29,6 +29,7 @@ def short(measures: dict[str, float]) -> dict[str, float]:
         "colour_modes",
         "copies",
         "data_distance",
+        "sharpness",
         "flower_modes",
         "flower_kl",
         "flower_unknown",

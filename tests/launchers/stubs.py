@@ -25,7 +25,7 @@ esac
     "squeue": """[[ ! -e $STUBS/running ]] || cat "$STUBS/running" """,
     "sbatch": """
 for word; do printf '%s\\n' "$word"; done >"$STUBS/sbatch.said"
-echo 77
+echo Submitted batch job 77
 """,
 }
 """What the stand-ins do: write down how they were called; srun also does what the test says the training does."""

@@ -70,11 +70,27 @@ PROCESSES = {
     "one GPU": ({"SLURM_JOB_NUM_NODES": "1", "SLURM_TASKS_PER_NODE": "1", "SLURM_GPUS_ON_NODE": "1"}, 1, 1),
     "whole nodes of 16 CPUs": ({"SLURM_TASKS_PER_NODE": "16(x2)"}, 2, 1),
     "tasks on CPUs": ({"SLURM_NTASKS": "6", "SLURM_TASKS_PER_NODE": "3(x2)"}, 2, 3),
+    "tasks on each of whole nodes": ({"SLURM_NTASKS_PER_NODE": "3", "SLURM_TASKS_PER_NODE": "16(x2)"}, 2, 3),
     "GPUs of a type, by their number": ({"SLURM_GPUS_ON_NODE": "4", "SLURM_GPUS": "a100:8"}, 2, 4),
     "GPUs and a task for each": (
         {"SLURM_GPUS_ON_NODE": "4", "SLURM_NTASKS": "4", "SLURM_TASKS_PER_NODE": "2(x2)"},
         2,
         4,
+    ),
+    "tasks and GPUs for each": (
+        {
+            "SLURM_GPUS_ON_NODE": "4",
+            "SLURM_GPUS_PER_TASK": "a100:2",
+            "SLURM_NTASKS": "4",
+            "SLURM_TASKS_PER_NODE": "2(x2)",
+        },
+        2,
+        4,
+    ),
+    "GPUs on each node, tasks as they come": (
+        {"SLURM_GPUS_ON_NODE": "2", "SLURM_GPUS_PER_NODE": "2", "SLURM_NTASKS": "3", "SLURM_TASKS_PER_NODE": "2,1"},
+        2,
+        2,
     ),
 }
 
@@ -98,6 +114,15 @@ UNEVEN = {
     "GPUs": (
         {"SLURM_GPUS_ON_NODE": "2", "SLURM_GPUS": "3"},
         "--gpus=3 on 2 nodes: every node must have the same number",
+    ),
+    "GPUs of tasks": (
+        {
+            "SLURM_GPUS_ON_NODE": "2",
+            "SLURM_GPUS_PER_TASK": "1",
+            "SLURM_NTASKS": "3",
+            "SLURM_TASKS_PER_NODE": "2,1",
+        },
+        "2,1 tasks on the nodes: every node must have the same number",
     ),
 }
 
@@ -183,6 +208,17 @@ def test_the_warning_reaches_srun_and_the_script_waits_on(checkout: Checkout) ->
     assert ended.code == 0, ended.output
     assert checkout.requeued() == ["12345"]
     assert time.monotonic() - began < 8
+
+
+def test_a_warning_when_srun_has_just_ended_does_not_end_the_script(checkout: Checkout) -> None:
+    script = "set -euo pipefail; . launchers/common.sh; true & step=$!; wait $step; on_warning; echo $warned"
+    assert subprocess.check_output(["bash", "-c", script], cwd=checkout.path, text=True) == "1\n"
+
+
+def test_the_time_to_save_is_the_sites(checkout: Checkout) -> None:
+    checkout.site(f"PYTHON={sys.executable}", "export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=290")
+    checkout.run("train.sbatch", *RECIPE)
+    assert checkout.environment()["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] == "290"
 
 
 PREEMPTED = "StartTime=2026-11-22T10:01:49 EndTime=Unknown PreemptTime={} SuspendTime=None"
@@ -287,11 +323,21 @@ def test_submit_sweep_sets_the_size_of_the_array(checkout: Checkout) -> None:
     ended = checkout.run("submit-sweep", *words)
     assert ended.code == 0, ended.output
     assert (checkout.stubs / "sbatch.said").read_text().split() == [
-        *("--parsable", "--array=0-8%4", "--nodes=2", "--gpus-per-node=2"),
+        *("--array=0-8%4", "--nodes=2", "--gpus-per-node=2"),
         *("launchers/sweep.sbatch", "configs/sweeps/batch_size.yaml", "--max_steps", "20"),
     ]
-    assert "job 77: 9 points" in ended.output
+    assert ended.output.splitlines() == [
+        "launcher: 9 points of configs/sweeps/batch_size.yaml; look at squeue and logs/",
+        "Submitted batch job 77",
+    ]
     assert (checkout.path / "logs").is_dir()
+
+
+def test_submit_sweep_ends_as_sbatch_does(checkout: Checkout) -> None:
+    (checkout.stubs / "sbatch").write_text("#!/bin/bash\necho Submitted batch job 77; exit 3\n")
+    ended = checkout.run("submit-sweep", "configs/sweeps/batch_size.yaml", "--wait")
+    assert "Submitted batch job 77" in ended.output
+    assert ended.code == 3
 
 
 def test_submit_sweep_sees_the_sites_partition(checkout: Checkout) -> None:
@@ -390,6 +436,66 @@ def test_a_container_is_put_before_the_command_on_each_node(checkout: Checkout) 
         "-m",
         "torch.distributed.run",
     ]
+
+
+def test_a_container_command_may_take_several_lines(checkout: Checkout) -> None:
+    checkout.site('CONTAINER_CMD="apptainer exec', '    --bind /scratch image.sif"')
+    assert checkout.run("train.sbatch", *RECIPE).code == 0
+    (step,) = checkout.steps()
+    place = step.index("apptainer")
+    assert step[place : place + 6] == ["apptainer", "exec", "--bind", "/scratch", "image.sif", "python"]
+
+
+def test_options_of_srun_without_a_container_leave_python_as_it_is(checkout: Checkout) -> None:
+    checkout.site(f"PYTHON={sys.executable}", 'SRUN_OPTIONS="--network=fast"')
+    assert checkout.run("train.sbatch", *RECIPE).code == 0
+    checkout.site('SRUN_OPTIONS="--network=fast"')
+    (checkout.stubs / "python3").write_text(f'#!/bin/bash\nexec {sys.executable} "$@"\n')
+    (checkout.stubs / "python3").chmod(0o755)
+    assert checkout.run("train.sbatch", *RECIPE).code == 0
+    assert [step[step.index("on-each-node") + 1] for step in checkout.steps()] == [sys.executable, "python3"]
+
+
+def test_in_the_container_of_srun_all_is_started_by_srun(checkout: Checkout) -> None:
+    image = "--container-image=image.sqsh"
+    checkout.site(f"PYTHON={sys.executable}", f'SRUN_OPTIONS="{image}"')
+    (checkout.path / "sweep.yaml").write_text(SWEEP)
+    (checkout.stubs / "train").write_text('while [[ $1 == --* ]]; do shift; done; [[ $1 == bash ]] || exec "$@"\n')
+    array = {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "2"}
+    assert checkout.run("sweep.sbatch", "sweep.yaml", **array).code == 0
+    point, run = checkout.steps()
+    assert point[point.index(image) + 1 :][:3] == [sys.executable, "-m", "dcgan_dist.sweep"]
+    assert "--ntasks=1" in point
+    assert image in run
+    assert run[-1] == "--run_dir=runs/sweep/seed=2"
+    assert checkout.run("shard.sbatch", "synthetic", "--help").code == 0
+    assert checkout.steps()[-1][-6:] == ["-m", "dcgan_dist.shard", "synthetic", "--help", "--workers", "8"]
+    assert checkout.run("submit-sweep", "sweep.yaml").code == 0  # where there is no job there is no step
+    assert len(checkout.steps()) == 3
+
+
+def test_a_site_file_may_look_at_what_is_not_set(checkout: Checkout) -> None:
+    checkout.site(
+        "[[ -z $NOT_SET ]] && RUNS=there", "module() { [[ -z $NOT_SET ]]; }", "MODULES=cuda", f"PYTHON={sys.executable}"
+    )
+    assert checkout.run("train.sbatch", *RECIPE).code == 0
+    assert checkout.steps()[-1][-1] == "--run_dir=there/flowers17-arch1-12345"
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("[[ -d /none ]] && RUNS=/none", "error: launchers/site.env: its last command failed"),
+        ('RUNS="/none', "error: launchers/site.env: its last command failed"),
+        ("module() { false; }; MODULES=cuda/99", "error: MODULES in launchers/site.env: cannot load cuda/99"),
+    ],
+)
+def test_a_site_file_that_fails_is_told(line: str, message: str, checkout: Checkout) -> None:
+    checkout.site(line)
+    ended = checkout.run("train.sbatch", *RECIPE)
+    assert ended.code == 2
+    assert message in ended.output
+    assert checkout.steps() == []
 
 
 def test_without_a_site_file_defaults_are_taken_and_said(checkout: Checkout) -> None:

@@ -9,7 +9,7 @@ from torch import nn
 from dcgan_dist.config import NetworkConfig
 from dcgan_dist.distributed.draws import Dropout, key_dropout
 from dcgan_dist.models import MODELS, build_networks
-from dcgan_dist.models.flowers_arch1 import AppendBatchDeviation
+from dcgan_dist.models.layers import AppendBatchDeviation
 
 DCGAN64 = NetworkConfig()
 ARCH1 = NetworkConfig(model="flowers_arch1", image_size=32, base_channels=24, batch_deviation=1.0)
@@ -201,7 +201,8 @@ def test_unknown_model_gets_a_suggestion():
         (replace(DCGAN64, dropout=0.4), "dropout must be 0 for model dcgan64, .* got 0.4"),
         (replace(ARCH2, value_range=(-1.0, 1.0)), "value_range must lie in 0 to 1 for model flowers_arch2, got -1 1"),
         (replace(ARCH1, value_range=(-0.5, 1.5)), "value_range must lie in -1 to 1 for model flowers_arch1, got -0.5"),
-        (replace(ARCH2, batch_deviation=1.0), "batch_deviation must be 0 for model flowers_arch2, .* got 1.0"),
+        (replace(ARCH1, upsampling="strided"), "upsampling must be nearest for model flowers_arch1, .* got strided"),
+        (replace(DCGAN64, batch_deviation=1.0), "batch_deviation must be 0 for model dcgan64, .* got 1.0"),
     ],
 )
 def test_settings_a_model_cannot_honour_are_refused(config, message):
@@ -225,6 +226,32 @@ def test_batch_deviation_can_be_turned_off_in_the_same_shapes():
     alone = torch.cat([without.eval()(image[None]) for image in images])
     torch.testing.assert_close(without(images), alone)  # nothing of the batch is left in evaluation mode
     assert not torch.allclose(with_deviation.eval()(images), alone)
+
+
+def test_architecture_2_with_batch_deviation_compares_the_images_of_a_batch():
+    _, plain = build_networks(ARCH2, seed=0)
+    _, network = build_networks(replace(ARCH2, batch_deviation=1.0), seed=0)
+    inputs = [layer.in_channels for layer in network.modules() if isinstance(layer, nn.Conv2d)]
+    assert inputs == [3, 65, 129, 257]
+    assert network.state_dict()["head.weight"].shape == (1, (512 + 1) * 4 * 4)
+    images = uniform(4, 3, 28, 28)
+    for discriminator, differs in ((plain, False), (network, True)):
+        alone = torch.cat([discriminator.eval()(image[None]) for image in images])
+        assert torch.allclose(discriminator(images), alone, atol=1e-5) != differs
+
+
+def test_architecture_2_can_double_its_maps_by_strides():
+    nearest, strided = (
+        build_networks(replace(ARCH2, upsampling=way), seed=0)[0].eval() for way in ("nearest", "strided")
+    )
+    strides = [layer.stride[0] for layer in strided.modules() if isinstance(layer, nn.ConvTranspose2d)]
+    assert strides == [2, 2, 1, 1]  # the last is the output layer
+    assert not any(isinstance(layer, nn.Upsample) for layer in strided.modules())
+    shapes = [sorted(tuple(weight.shape) for weight in network.parameters()) for network in (nearest, strided)]
+    assert shapes[0] == shapes[1]
+    z = uniform(2, 100)
+    assert strided(z).shape == nearest(z).shape == (2, 3, 28, 28)
+    assert not torch.allclose(strided(z), nearest(z))
 
 
 def test_dropout_drops_in_training_and_not_in_evaluation():

@@ -30,7 +30,7 @@ def test_six_points_on_two_nodes(project: Project) -> None:
     flags = (*SHORT, "--data", str(project.shards), "--max_steps", "60")
     said = project.cluster.command("bash", *words, "--", *flags, cwd=project.path)
     assert "6 points of six.yaml" in said
-    number = said.split("job ")[1].split(":")[0]
+    number = said.split("batch job ")[1].strip()
     points = [read_sweep(project.path / "six.yaml").point(index) for index in range(6)]
     tasks = [
         Job(
@@ -81,6 +81,7 @@ def test_two_tasks_on_one_node_have_their_own_rendezvous(project: Project) -> No
         log = project.path / "logs" / f"dcgan-sweep-{number}_{index}.out"
         task = Job(project.cluster, f"{number}_{index}", log, project.runs)
         assert task.ended()[0] == "COMPLETED", task.output
+        assert "1 x 2 processes" in task.output
         ports.add(task.output.split("rendezvous at dcgan-n1:")[1].split(",")[0])
     assert len(ports) == 2
 
