@@ -70,7 +70,7 @@ class WandbSink:
 
         def begin(mode: str) -> Any:
             if mode == "disabled":
-                return wandb.init(mode=mode)
+                return wandb.init(mode="disabled")
             if mode == "offline":
                 os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # else a DNS look-up, even offline
             place = place_of(run_dir)

@@ -136,7 +136,8 @@ def _main() -> None:
 
     def serve_more(server: ThreadingHTTPServer) -> None:
         known = server.RequestHandlerClass.do_POST.__globals__  # type: ignore[attr-defined]
-        answers, configs = known["ANSWERS"], {}
+        answers = known["ANSWERS"]
+        configs: dict[str, str] = {}
         upsert, resume, heartbeat = (answers[name] for name in ("UpsertBucket", "RunResumeStatus", "Heartbeat"))
 
         def keep_config(variables: dict[str, Any]) -> Any:
