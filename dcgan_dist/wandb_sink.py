@@ -51,6 +51,7 @@ class WandbSink:
     """
 
     def __init__(self, config: Mapping[str, Any], *, project: str, run_dir: Path, run_id: str) -> None:
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # of W&B's own: a DNS look-up, even offline
         os.environ.setdefault("WANDB_X_TRANSACTION_LOG_FLUSH_INTERVAL", "1")  # a kill loses a second, not 15
         self._told = False
         self._stopped = False
@@ -71,8 +72,6 @@ class WandbSink:
         def begin(mode: str) -> Any:
             if mode == "disabled":
                 return wandb.init(mode="disabled")
-            if mode == "offline":
-                os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # else a DNS look-up, even offline
             place = place_of(run_dir)
             run = wandb.init(
                 project=project,

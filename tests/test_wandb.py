@@ -464,3 +464,34 @@ def test_offline_segments_of_a_resumed_run_become_one_run(
     assert done.returncode == 0, done.stderr
     (run_id,) = server.runs()
     assert steps(server.history(run_id)) == [1, 2, 3, 4, 5, 6]
+
+
+@needs_server
+@pytest.mark.slow
+def test_the_documented_commands_upload_a_killed_run_once(server: Server, flower_shards: Path, tmp_path: Path) -> None:
+    """Its first segment ends in half a record, at which W&B's own command stops."""
+    run_dir = tmp_path / "runs" / "killed"
+    arguments = flags(flower_shards, run_dir, max_steps=300, sample_every=1000, checkpoint_every=100)
+    offline = server.environment(WANDB_MODE="offline")
+    command = [sys.executable, "-m", "dcgan_dist.train", *arguments]
+    with subprocess.Popen(command, cwd=REPOSITORY, env=offline, stdout=subprocess.DEVNULL) as process:
+        while jobs.row_count(run_dir) < 250:
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.kill()
+    subprocess.run([*command, "--resume"], cwd=REPOSITORY, env=offline, stdout=subprocess.DEVNULL, check=True)
+    (script,) = [
+        block.partition("```")[0]
+        for block in (REPOSITORY / "docs" / "wandb.md").read_text().split("```sh\n")
+        if "read -r file" in block
+    ]
+    path = f"{Path(wandb_command()).parent}:{os.environ['PATH']}"
+    for _ in range(2):  # the second time there is nothing to do
+        environment = server.environment(PATH=path)
+        subprocess.run(["bash", "-c", script], cwd=tmp_path, env=environment, timeout=120, check=False)
+    (run_id,) = server.runs()
+    done = steps(server.history(run_id))
+    first = next(place for place, step in enumerate(done) if step < done[place - 1] and place)  # of the second segment
+    assert 150 < first <= 250
+    assert done == [*range(1, first + 1), *range(201, 301)]
+    assert server.exit_codes(run_id) == [1, 0]
