@@ -294,10 +294,10 @@ def _run(job: _Job) -> None:
                     write_png(run.nearest, nearest)
                 _leave_pictures(job, tracker, step=training.step)
                 _note_end(run, stopped)  # before W&B takes its time to finish
+                _leave_report(job)  # once status.json says how the run ended
                 if tracker.wandb is not None:
                     refer_to_checkpoints(tracker.wandb, run, data_digest=job.loader.digest)
     if runtime.is_main:
-        _leave_report(job)  # once status.json says how the run ended
         _say_goodbye(job, step=training.step, steps=training.step - first_step, seconds=seconds)
 
 
