@@ -43,6 +43,23 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("index", type=int, metavar="I", help="its number, from 0")
     command.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="where runs are (default runs)")
     command.set_defaults(run=_args)
+    command = add("report", "write one page and a table about the runs: means over seeds, intervals, tests, plots")
+    command.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="where runs are (default runs)")
+    command.add_argument(
+        "--out", type=Path, metavar="HTML", help="page (default DIR/SWEEP/report.html); a .csv beside it"
+    )
+    command.add_argument(
+        "--baseline",
+        metavar="NAME=VALUE,...",
+        help="setting to compare with (default: the recipe's own values, else the first of the file)",
+    )
+    at = command.add_mutually_exclusive_group()
+    at.add_argument(
+        "--step", type=int, metavar="N", help="compare at this step (default: the last that all done runs have)"
+    )
+    at.add_argument("--images", type=int, metavar="N", help="compare after this many real images seen")
+    command.add_argument("--wandb", action="store_true", help="log table and page to W&B too, offline without a key")
+    command.set_defaults(run=_report)
     return parser
 
 
@@ -97,6 +114,17 @@ def _args(arguments: argparse.Namespace) -> None:
     sweep = read_sweep(arguments.file)
     point = sweep.point(arguments.index)
     print(f"--run_dir={arguments.runs / sweep.name / point.name}", *point.flags, sep="\n")
+
+
+def _report(arguments: argparse.Namespace) -> None:
+    from dcgan_dist.sweep_report import write_sweep_report  # torch and scipy take seconds to import, --help should not
+
+    options = {name: getattr(arguments, name) for name in ("out", "baseline", "step", "images", "wandb")}
+    try:
+        told = write_sweep_report(checked_sweep(arguments.file), arguments.runs, **options)
+    except OSError as error:
+        fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), code=1)
+    print(*told, sep="\n")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from dcgan_dist.pages import write_report
+from dcgan_dist.sweep_report import write_sweep_report
+from tests.made_sweeps import KID, kid_rows, made_sweep
 from tests.runs import EDGES, collapse_rows, made_run, mode, training_rows
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -72,7 +74,9 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     written = {"one": [one], "two": [one, other], "empty": [empty], "odd": [odd], "collapse": collapsed}
     for name, runs in written.items():
         write_report([run.path for run in runs], path / f"{name}.html")
-    return {name: path / f"{name}.html" for name in written}
+    sweep = made_sweep(path, rows=lambda point: None if point.index == 11 else kid_rows(point), grid_steps=[0, 200])
+    write_sweep_report(sweep, path / "runs", out=path / "sweep.html", baseline="lr=0.0003,batch_size=16")
+    return {name: path / f"{name}.html" for name in (*written, "sweep")}
 
 
 @pytest.fixture
@@ -100,7 +104,7 @@ def opened(browser: Any, pages: dict[str, Path]) -> Iterator[Any]:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", WIDTHS)
-@pytest.mark.parametrize("name", ["one", "two", "empty", "collapse"])
+@pytest.mark.parametrize("name", ["one", "two", "empty", "collapse", "sweep"])
 def test_a_page_fits_its_window(name: str, width: int, scheme: str, opened: Any) -> None:
     page = opened(name, width=width, scheme=scheme)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
@@ -108,8 +112,10 @@ def test_a_page_fits_its_window(name: str, width: int, scheme: str, opened: Any)
     assert min(page.evaluate(sizes)) >= 11
     channels = page.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)")
     assert (min(channels) > 200) == (scheme == "light")
-    if width == 400 and name in ("one", "two"):
-        widths = page.evaluate("[...document.querySelectorAll('.chart svg')].map(e => e.getBoundingClientRect().width)")
+    if width == 400 and name in ("one", "two", "sweep"):
+        widths = page.evaluate(
+            "[...document.querySelectorAll('.chart svg, .plot svg')].map(e => e.getBoundingClientRect().width)"
+        )
         assert min(widths) > 300
         assert page.evaluate("document.querySelector('figure.grid img').getBoundingClientRect().width") <= width
 
@@ -331,3 +337,66 @@ def test_an_empty_run_has_a_page(opened: Any) -> None:
     page = opened("empty")
     assert "This run has no metrics yet." in page.inner_text("header")
     assert page.locator("#toolbar, #position, svg").count() == 0
+
+
+ESTIMATES = """parameter => {
+  const svg = document.querySelector(`figure.plot[data-parameter=${parameter}] svg`);
+  const [, top, , bottom] = svg.dataset.area.split(' ').map(Number), [low, high] = svg.dataset.y.split(' ').map(Number);
+  const value = (y) => low + (bottom - Number(y)) / (bottom - top) * (high - low);
+  return [...svg.querySelectorAll('g.estimate')].map(group => ({
+    setting: Number(group.querySelector('.dot').dataset.setting),
+    mean: value(group.querySelector('.dot').getAttribute('cy')),
+    seeds: [...group.querySelectorAll('.seed')].map(each => value(each.getAttribute('cy'))),
+    ends: [...group.querySelectorAll('.whisker')].flatMap(each =>
+      ['y1', 'y2'].map(end => value(each.getAttribute(end)))),
+    said: group.querySelector('title').textContent,
+  }));
+}"""
+
+
+def test_a_parameter_plot_shows_seeds_means_and_intervals(opened: Any) -> None:
+    page = opened("sweep")
+    for parameter in ("lr", "batch_size"):
+        found = {each["setting"]: each for each in page.evaluate(ESTIMATES, parameter)}
+        assert len(found) == 4
+        assert found[0]["mean"] == pytest.approx(2, abs=0.1)
+        assert found[0]["seeds"] == pytest.approx([1, 2, 3], abs=0.1)
+        assert found[0]["ends"] == pytest.approx([2 - 2.484, 2 + 2.484], abs=0.1)
+        assert found[0]["said"] == "lr=0.0003, batch_size=16: 2 (-0.4841 to 4.484, 3 seeds)"
+    labels = page.locator("figure.plot[data-parameter=batch_size] svg > text").all_text_contents()
+    assert labels[-2:] == ["16", "32"]
+
+
+def test_another_measure_draws_plots_and_heat_map_anew(opened: Any) -> None:
+    page = opened("sweep")
+    cells = page.locator("#heat-table td")
+    assert [text.split()[0] for text in cells.all_inner_texts()] == ["4", "3", "2", "1.8"]  # two seeds of the second
+    assert page.locator("#heat-table td.best").all_inner_texts() == [cells.nth(3).inner_text()]
+    page.select_option("#measure", label="loss/d: discriminator")
+    assert [text.split()[0] for text in cells.all_inner_texts()] == ["2", "1.5", "2", "2"]
+    assert page.locator("#heat-table td.best").count() == 0
+    assert {round(each["mean"], 1) for each in page.evaluate(ESTIMATES, "lr")} == {1.5, 2.0}
+    for option in page.locator("#measure option").all_inner_texts():
+        page.select_option("#measure", label=option)
+        assert "NaN" not in page.locator("#parameters").inner_html()
+
+
+def test_a_setting_can_be_hidden_with_its_samples(opened: Any) -> None:
+    page = opened("sweep")
+    assert page.locator("figure.grid:visible").count() == 11
+    assert page.locator(".seeds .at").all_inner_texts() == ["step 200"] * 11
+    page.locator("#position").focus()
+    page.keyboard.press("Home")
+    assert page.locator(".seeds .at").all_inner_texts() == ["step 0"] * 11
+    title = next(
+        title
+        for title in page.evaluate("[...document.querySelectorAll('figure.chart')].map(e => e.dataset.title)")
+        if title.startswith(KID)
+    )
+    curves, _ = drawn(page, title)
+    assert [y for _, y in curves[f"0{KID}"]] == pytest.approx([4, 2], abs=0.1)
+    bands = page.locator("figure.chart").filter(has_text=KID).locator(".band")
+    assert bands.count() == 4
+    page.locator(".show-run").first.uncheck()
+    assert bands.count() == 3
+    assert page.locator("figure.grid:visible").count() == 8

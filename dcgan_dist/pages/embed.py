@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,14 +54,19 @@ class Pictures:
     """How often larger than its pixels a grid is meant to be seen."""
 
 
-def embedded(runs: Sequence[Run]) -> Pictures:
+def embedded(runs: Sequence[Run], *, reals_of: Collection[int] | None = None) -> Pictures:
     """The sample grids and real images of all runs, in the finest way that fits. What cannot be read becomes a note.
+
+    Args:
+        runs: whose pictures.
+        reals_of: the places of the runs whose real images are wanted, and then no nearest ones; all when it is None.
 
     Raises:
         ValueError: when no way fits.
     """
     for fineness in FINENESS:
-        pictures = _pictures(runs, fineness) if _estimate(runs, fineness) < 1.5 * PICTURE_BYTES else None
+        fits = _estimate(runs, fineness) < 1.5 * PICTURE_BYTES
+        pictures = _pictures(runs, fineness, reals_of=reals_of) if fits else None
         if pictures and sum(map(len, pictures.uris)) <= PICTURE_BYTES:
             return pictures
     raise ValueError(f"the sample grids of {len(runs)} runs do not fit into one page; name fewer runs")
@@ -78,7 +83,7 @@ def _estimate(runs: Sequence[Run], fineness: Fineness) -> float:
     return sum(sizes)
 
 
-def _pictures(runs: Sequence[Run], fineness: Fineness) -> Pictures:
+def _pictures(runs: Sequence[Run], fineness: Fineness, *, reals_of: Collection[int] | None) -> Pictures:
     places: dict[str, int] = {}
 
     def place(path: Path, run: Run, *, reduce: int = fineness.reduce) -> int | None:
@@ -97,8 +102,9 @@ def _pictures(runs: Sequence[Run], fineness: Fineness) -> Pictures:
         chosen = [run.grids[i] for i in evenly(len(run.grids), fineness.grids)]
         found = [(step, place(path, run)) for step, path in chosen]
         grids.append([(step, position) for step, position in found if position is not None])
-    reals = [place(run.directory.reals, run) for run in runs]
-    nearest = [place(run.directory.nearest, run, reduce=1) for run in runs]  # has small print
+    wanted = range(len(runs)) if reals_of is None else reals_of
+    reals = [place(run.directory.reals, run) if own in wanted else None for own, run in enumerate(runs)]
+    nearest = [place(run.directory.nearest, run, reduce=1) if reals_of is None else None for run in runs]  # small print
     return Pictures(uris=list(places), grids=grids, reals=reals, nearest=nearest, factor=fineness.reduce)
 
 

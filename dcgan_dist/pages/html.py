@@ -1,24 +1,19 @@
-"""The page: text and tables as HTML; curves, pictures and histograms as data that report.js draws.
+"""The page about runs: text and tables as HTML; curves, pictures and histograms as data that report.js draws.
 
-Every text of a run passes through ``escape`` or, as JSON, reaches the page by ``textContent`` alone. The page's policy
-lets nothing but its own script and style run, by their hashes, and loads nothing.
+Every text of a run passes through ``escape`` or, as JSON, reaches the page by ``textContent`` alone.
 """
 
-import base64
-import hashlib
-import json
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from html import escape
-from importlib.resources import files
 from typing import Any
 
-from dcgan_dist import __version__
 from dcgan_dist.config import LENGTHS
 from dcgan_dist.pages.charts import SECTIONS, charts, points
 from dcgan_dist.pages.collapse import alarms, panel
 from dcgan_dist.pages.embed import Pictures
 from dcgan_dist.pages.gather import Run
+from dcgan_dist.pages.shell import chart_places, document, links, section, toolbar
 from dcgan_dist.pages.tables import apart, environment, numbers, settings, swatch
 from dcgan_dist.pictures import HISTOGRAM_LABELS, histogram_counts
 from dcgan_dist.records import evenly
@@ -57,7 +52,7 @@ def page(runs: Sequence[Run], pictures: Pictures) -> str:
         "charts": [{**vars(chart), "lines": [vars(line) for line in chart.lines]} for chart in drawn],
         "histograms": HISTOGRAM_LABELS,
     }
-    charted = {name: _charts(name) if any(chart.section == name for chart in drawn) else "" for name in SECTIONS}
+    charted = {name: chart_places(name) if any(chart.section == name for chart in drawn) else "" for name in SECTIONS}
     charted["collapse"] = panel(runs, pictures, charts=charted["collapse"])
     sections = {
         "samples": ("Samples", _samples(runs, pictures)),
@@ -73,65 +68,28 @@ def page(runs: Sequence[Run], pictures: Pictures) -> str:
     there = {name: found for name, found in sections.items() if found[1]}
     title = runs[0].name if len(runs) == 1 else f"{len(runs)} runs: {', '.join(run.name for run in runs)}"
     heading = runs[0].name if len(runs) == 1 else f"{len(runs)} runs"
-    style, script = _asset("report.css"), _asset("report.js")
     first_charts = drawn[0].section if drawn else None
     written = {
-        name: f"{_toolbar() if name == first_charts else ''}"
-        f'<section id="{name}" aria-labelledby="{name}-title"><h2 id="{name}-title">{text}</h2>{inside}</section>'
+        name: (toolbar() if name == first_charts else "") + section(name, text, inside=inside)
         for name, (text, inside) in there.items()
     }
     if len(runs) == 1:
         first, side = ["".join(written.pop(name, "") for name in names) for names in _FIRST]
         written = {"first": first, "side": f'<div class="side">{side}</div>', **written}
-    body = "\n".join(written.values())
-    links = "".join(f'<a href="#{name}">{text}</a>' for name, (text, _) in there.items())
-    policy = (
-        f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
-        "base-uri 'none'; form-action 'none'"
+    header = (
+        f"<h1>{escape(heading)}</h1>"
+        f'<div class="cards">{"".join(_card(runs, place) for place in range(len(runs)))}</div>'
+        + links({name: text for name, (text, _) in there.items()})
     )
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{policy}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>{escape(title)}</title>
-<link rel="icon" href="data:,">
-<style>{style}</style>
-</head>
-<body class="{"one" if len(runs) == 1 else "several"}">
-<header>
-<p class="kind">dcgan_dist: report of {counted(len(runs), "run")}</p>
-<h1>{escape(heading)}</h1>
-<div class="cards">{"".join(_card(runs, place) for place in range(len(runs)))}</div>
-<nav aria-label="Sections">{links}</nav>
-<noscript><p class="note">Curves and pictures are drawn by the page's own script, which is turned off.</p></noscript>
-</header>
-<main>
-{body}
-</main>
-{_player() if len(steps) > 1 else ""}
-<footer>Written by dcgan_dist {escape(__version__)} on {datetime.now(UTC):%Y-%m-%d at %H:%M} UTC.
-{escape(_thinned(runs, pictures, data))}</footer>
-<script type="application/json" id="report-data">{_json(data)}</script>
-<script>{script}</script>
-</body>
-</html>
-"""
-
-
-def _asset(name: str) -> str:
-    return files("dcgan_dist.pages").joinpath(name).read_text(encoding="utf-8")
-
-
-def _hash(text: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-
-
-def _json(data: Any) -> str:
-    """JSON that no HTML parser takes for markup."""
-    return json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+    return document(
+        title=title,
+        kind=f"report of {counted(len(runs), 'run')}",
+        header=header,
+        main="\n".join(written.values()),
+        body_class="one" if len(runs) == 1 else "several",
+        footer=_thinned(runs, pictures, data),
+        data=data,
+    )
 
 
 def _histograms(run: Run, limit: int) -> list[dict[str, Any]]:
@@ -179,24 +137,6 @@ def _card(runs: Sequence[Run], place: int) -> str:
     return f'<article class="card"><h3>{heading}{state}</h3>{reason}<dl>{listed}</dl>{notes}</article>'
 
 
-def _toolbar() -> str:
-    return """<form class="toolbar" id="toolbar" aria-label="How curves are drawn">
-<label><input type="checkbox" id="log"> log scale</label>
-<label>smoothing <input type="range" id="smoothing" min="0" max="0.99" step="0.01" value="0.6">
-<output id="smoothing-value" for="smoothing">0.60</output></label>
-<label id="axis-choice" hidden>over <select id="axis"><option value="steps">steps</option>
-<option value="images">real images seen</option></select></label>
-</form>"""
-
-
-def _player() -> str:
-    return """<div class="player" role="group" aria-label="Step of samples and histograms">
-<button type="button" id="play" aria-label="Play">&#9654;</button>
-<input type="range" id="position" min="0" aria-label="Step">
-<output id="position-value" for="position"></output>
-</div>"""
-
-
 def _samples(runs: Sequence[Run], pictures: Pictures) -> str:
     """Places for the grids of each run and for the real images, shown once for each data set."""
     figures = []
@@ -219,10 +159,6 @@ def _samples(runs: Sequence[Run], pictures: Pictures) -> str:
             f'<img alt="real images as the networks see them"></figure>'
         )
     return f'<div class="grids">{"".join(figures)}</div>' if figures else ""
-
-
-def _charts(section: str) -> str:
-    return f'<div class="charts" data-section="{section}"></div>'
 
 
 def _histogram_places(runs: Sequence[Run], shown: Sequence[Sequence[Any]]) -> str:

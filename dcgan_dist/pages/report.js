@@ -14,7 +14,7 @@
   }
 
   const make = (tag, attributes = {}, ...inside) => {
-    const svg = ["svg", "path", "line", "text", "circle", "g"].includes(tag);
+    const svg = ["svg", "path", "line", "text", "circle", "g", "title"].includes(tag);
     const element = svg ? document.createElementNS("http://www.w3.org/2000/svg", tag) : document.createElement(tag);
     for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
     element.append(...inside);
@@ -93,7 +93,7 @@
   })));
 
   // A drawing area with axes; both kinds of chart stand in it.
-  const frame = (width, { x, y, log = false, ysuffix = "" }) => {
+  const frame = (width, { x, y, log = false, ysuffix = "", xticks = null }) => {
     const box = { left: 50, right: 14, top: 8, bottom: 26, height: width < 500 ? 190 : 230 };
     const [right, bottom] = [width - box.right, box.height - box.bottom];
     const along = (value) => box.left + ((value - x[0]) / (x[1] - x[0])) * (right - box.left);
@@ -105,9 +105,9 @@
       svg.append(make("text", { x: box.left - 7, y: up(value) + 4, "text-anchor": "end" }, short(value) + ysuffix));
     }
     svg.append(make("line", { class: "axis", x1: box.left, x2: right, y1: bottom, y2: bottom }));
-    for (const value of ticks(...x, Math.max(2, Math.floor(width / 110)))) {
+    for (const [value, label] of xticks || ticks(...x, Math.max(2, Math.floor(width / 110))).map((each) => [each, short(each)])) {
       const anchor = along(value) > right - 12 ? "end" : "middle";
-      svg.append(make("text", { x: along(value), y: box.height - 8, "text-anchor": anchor }, short(value)));
+      svg.append(make("text", { x: along(value), y: box.height - 8, "text-anchor": anchor }, label));
     }
     Object.assign(svg.dataset, { x: x.join(" "), y: y.join(" "), area: [box.left, box.top, right, bottom].join(" ") });
     return { svg, along, up, box, right, bottom, value: (at) => x[0] + ((at - box.left) / (right - box.left)) * (x[1] - x[0]) };
@@ -115,6 +115,13 @@
 
   // Eight colours; after them the same ones, dotted.
   const colour = (line) => `c${line.colour % 8}${line.colour >= 8 ? " second" : ""}`;
+
+  // The least and the largest of an axis, with some room around the numbers.
+  const around = (values) => {
+    const [low, high] = values.length ? [Math.min(...values), Math.max(...values)] : [0, 1];
+    const room = (high - low) * 0.06 || Math.abs(high) * 0.1 || 1;
+    return [low >= 0 && low < high / 2 ? 0 : low - room, high + room];
+  };
 
   const path = (points) => points.map(([x, y], i) => `${i ? "L" : "M"}${x.toFixed(2)} ${y.toFixed(2)}`).join("");
 
@@ -151,13 +158,12 @@
       this.values.forEach(({ item }, number) => { item.hidden = state.hidden.has(this.spec.lines[number].run); });
       const drawable = (value) => !state.log || value > 0;
       const level = this.spec.level;
-      const values = [...lines.flatMap((line) => line.curve.y), ...(level === null ? [] : [level])].filter(drawable);
+      const values = [...lines.flatMap(({ curve }) => [...curve.y, ...(curve.low || []), ...(curve.high || [])]), ...(level === null ? [] : [level])].filter(drawable);
       let [low, high] = values.length ? [Math.min(...values), Math.max(...values)] : [state.log ? 0.1 : 0, 1];
       if (state.log) [low, high] = low === high ? [low / 2, high * 2] : [low / 1.1, high * 1.1];
       else {
         const within = low >= 0 && high <= 1 && this.spec.title.toLowerCase().includes("score");
-        const room = (high - low) * 0.06 || Math.abs(high) * 0.1 || 1;
-        [low, high] = within ? [0, 1] : [low >= 0 && low < high / 2 ? 0 : low - room, high + room];
+        [low, high] = within ? [0, 1] : around(values);
       }
       this.frame = frame(this.width, { x: [0, longest()], y: [low, high], log: state.log });
       const { svg, along, up, box, bottom } = this.frame;
@@ -167,6 +173,10 @@
           .map((point) => [along(point[0]), up(point[1])]);
         const kind = `curve ${line.floor ? "floor dashed" : colour(line)}`;
         const smooth = state.smoothing > 0 && x.length > SMOOTHED_FROM && !line.floor;
+        if (line.curve.low && !line.floor && x.length > 1) {
+          const edge = places(line.curve.low).reverse();
+          svg.append(make("path", { class: `band ${colour(line)}`, d: path([...places(line.curve.high), ...edge]) }));
+        }
         const raw = make("path", { class: kind + (smooth ? " raw" : ""), d: path(places(y)) });
         Object.assign(raw.dataset, { run: line.run, name: line.name });
         svg.append(raw);
@@ -297,6 +307,82 @@
     }
   }
 
+  // A measure of a sweep against one parameter: seeds, means and intervals; a colour is what the other parameters are.
+  class Plot {
+    constructor(spec) {
+      this.spec = spec;
+      this.place = make("div");
+      const named = spec.series.length > 1 ? spec.series : [];
+      const legend = make("ul", { class: "legend" }, ...named.map((each) => make("li", {}, make("span", { class: `swatch ${colour(each)}` }), each.label)));
+      this.figure = make("figure", { class: "plot" }, make("figcaption", {}, ...breakable(spec.parameter)), legend, this.place);
+      this.figure.dataset.parameter = spec.parameter;
+    }
+
+    draw() {
+      this.width = this.place.clientWidth;
+      if (!this.width) return;
+      const { series, ticks: xticks, range: [low, high] } = this.spec;
+      const { title, cells, floor } = data.measures[byId("measure").value];
+      const there = cells.filter((cell) => cell);
+      const y = around([...there.flatMap((cell) => [cell.mean, ...cell.values, ...(cell.low === null ? [] : [cell.low, cell.high])]), ...(floor === null ? [] : [floor])]);
+      const room = (high - low) * 0.15;
+      const { svg, along, up, box, right } = frame(this.width, { x: [low - room, high + room], y, xticks });
+      if (floor !== null) svg.append(make("line", { class: "curve dashed floor", x1: box.left, x2: right, y1: up(floor), y2: up(floor) }));
+      series.forEach((each, place) => {
+        const aside = (place - (series.length - 1) / 2) * 16; // pixels, so that series do not hide each other
+        const known = each.points.filter(([, setting]) => cells[setting]).map(([at, setting]) => [along(at) + aside, setting]);
+        if (each.joined) svg.append(make("path", { class: `curve joint ${colour(each)}`, d: path(known.map(([at, setting]) => [at, up(cells[setting].mean)])) }));
+        for (const [at, setting] of known) {
+          const { mean, low: from, high: to, values } = cells[setting];
+          const said = `${data.settings[setting]}: ${written(mean)}` + (from === null ? ", 1 seed" : ` (${written(from)} to ${written(to)}, ${values.length} seeds)`);
+          const group = make("g", { class: "estimate" }, make("title", {}, said));
+          if (from !== null) group.append(make("line", { class: `whisker ${colour(each)}`, x1: at, x2: at, y1: up(from), y2: up(to) }));
+          for (const value of values) group.append(make("circle", { class: `seed ${colour(each)}`, r: 3, cx: at - 7, cy: up(value) }));
+          const dot = make("circle", { class: `dot ${colour(each)}`, r: 5, cx: at, cy: up(mean) });
+          dot.dataset.setting = setting;
+          group.append(dot);
+          svg.append(group);
+        }
+      });
+      svg.setAttribute("role", "img");
+      svg.setAttribute("aria-label", `${title} against ${this.spec.parameter}; the numbers are in the tables.`);
+      this.place.replaceChildren(svg);
+    }
+  }
+
+  // The means of two parameters: the stronger the colour, the better; of a measure without a better, the larger.
+  const drawHeat = () => {
+    const { title, better, best, cells } = data.measures[byId("measure").value];
+    const { down, across, rows, columns, cells: settings } = data.heat;
+    const means = cells.filter((cell) => cell).map((cell) => cell.mean);
+    const [low, high] = [Math.min(...means), Math.max(...means)];
+    const head = make("tr", {}, make("th", {}, `${down} ↓, ${across} →`), ...columns.map((each) => make("th", { scope: "col" }, each)));
+    const body = rows.map((row, i) => make("tr", {}, make("th", { scope: "row" }, row), ...settings[i].map((setting) => {
+      const cell = setting === null ? null : cells[setting];
+      if (!cell) return make("td", {}, "–");
+      const share = high > low ? (cell.mean - low) / (high - low) : 0;
+      const half = cell.low === null ? "1 seed" : `± ${written(Number(((cell.high - cell.low) / 2).toPrecision(2)))}`;
+      const td = make("td", { class: best.includes(setting) ? "best" : "" }, written(cell.mean), make("small", {}, half));
+      td.style.background = `color-mix(in srgb, var(--accent) ${Math.round(5 + 40 * (better === "lower" ? 1 - share : share))}%, transparent)`;
+      return td;
+    })));
+    const lead = make("p", {}, `${title}: the stronger the colour, the ${better || "higher"}${best.length ? "; framed: the best mean" : ""}.`);
+    const table = make("table", { id: "heat-table" }, make("thead", {}, head), make("tbody", {}, ...body));
+    byId("heat").replaceChildren(lead, make("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Heat map" }, table));
+  };
+
+  const plots = (data.plots || []).map((spec) => new Plot(spec));
+  if (plots.length) {
+    byId("plots").append(...plots.map((plot) => plot.figure));
+    byId("measure").append(...data.measures.map((measure, i) => make("option", { value: i }, measure.title)));
+    const drawMeasure = () => {
+      for (const plot of plots) plot.draw();
+      if (data.heat) drawHeat();
+    };
+    byId("measure").addEventListener("change", drawMeasure);
+    drawMeasure();
+  }
+
   const drawnCharts = [];
   for (const spec of data.charts) {
     const place = document.querySelector(`.charts[data-section="${spec.section}"]`);
@@ -368,7 +454,7 @@
     });
   }
 
-  const sizes = data.runs.map((run) => run.batch_size);
+  const sizes = data.runs.filter((run) => Object.keys(run.curves).length).map((run) => run.batch_size);
   if (byId("toolbar")) {
     byId("toolbar").addEventListener("submit", (event) => event.preventDefault());
     byId("log").addEventListener("change", (event) => { state.log = event.target.checked; drawAll(); });
@@ -384,7 +470,7 @@
     box.addEventListener("change", () => {
       const run = Number(box.dataset.run);
       if (box.checked) state.hidden.delete(run); else state.hidden.add(run);
-      for (const part of document.querySelectorAll(`figure[data-run="${run}"], .verdict[data-run="${run}"]`)) part.hidden = !box.checked;
+      for (const part of document.querySelectorAll(`figure[data-run="${run}"], .verdict[data-run="${run}"], [data-setting="${run}"].seeds`)) part.hidden = !box.checked;
       drawAll();
     });
   }
@@ -394,9 +480,9 @@
 
   const observer = new ResizeObserver((entries) => {
     for (const { target } of entries) {
-      const drawn = [...drawnCharts, ...histograms].find((each) => each.place === target);
+      const drawn = [...drawnCharts, ...histograms, ...plots].find((each) => each.place === target);
       if (drawn.width !== target.clientWidth) drawn.draw();
     }
   });
-  for (const each of [...drawnCharts, ...histograms]) observer.observe(each.place);
+  for (const each of [...drawnCharts, ...histograms, ...plots]) observer.observe(each.place);
 })();

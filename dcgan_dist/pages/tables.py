@@ -51,7 +51,7 @@ def numbers(runs: Sequence[Run]) -> str:
         if any(measure.better for measure in found)
         else ""
     )
-    return lead + _table("numbers", head, rows=rows)
+    return lead + table("numbers", head, rows=rows)
 
 
 def _single(measure: Measure, head: Sequence[str]) -> str:
@@ -59,8 +59,8 @@ def _single(measure: Measure, head: Sequence[str]) -> str:
     assert cell is not None
     columns = {
         "last": _last(cell),
-        "best": "" if cell.best is None else f"{_number(cell.best)} <small>at {cell.best_step:,}</small>",
-        "floor": "" if cell.floor is None else _number(cell.floor),
+        "best": "" if cell.best is None else f"{number(cell.best)} <small>at {cell.best_step:,}</small>",
+        "floor": "" if cell.floor is None else number(cell.floor),
     }
     return f"<tr>{_name(measure)}{''.join(f'<td>{columns[name]}</td>' for name in head[1:])}</tr>"
 
@@ -74,9 +74,9 @@ def _several(measure: Measure) -> str:
         lines = [_last(cell)]
         if cell.best is not None:
             won = ' class="won" title="the best of these runs"' if place in measure.winners else ""
-            lines.append(f"<small{won}>best {_number(cell.best)} at {cell.best_step:,}</small>")
+            lines.append(f"<small{won}>best {number(cell.best)} at {cell.best_step:,}</small>")
         if cell.floor is not None:
-            lines.append(f"<small>floor {_number(cell.floor)}</small>")
+            lines.append(f"<small>floor {number(cell.floor)}</small>")
         cells.append(f'<td data-run="{place}">{"<br>".join(lines)}</td>')
     return f"<tr>{_name(measure)}{''.join(cells)}</tr>"
 
@@ -84,14 +84,15 @@ def _several(measure: Measure) -> str:
 def _name(measure: Measure) -> str:
     way = f"{measure.better} is better" if measure.better else ""
     words = f'<span class="meaning">{meaning(measure.name)}{way and ", "}</span>' if meaning(measure.name) else ""
-    return f'<th scope="row">{_breakable(measure.name)} <small>{words}{way}</small></th>'
+    return f'<th scope="row">{breakable(measure.name)} <small>{words}{way}</small></th>'
 
 
 def _last(cell: Cell) -> str:
-    return _number(cell.last) + ("" if cell.deviation is None else f" &plusmn; {_number(cell.deviation)}")
+    return number(cell.last) + ("" if cell.deviation is None else f" &plusmn; {number(cell.deviation)}")
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
+    """A number for people: whole, or to four digits."""
     return f"{value:,.0f}" if value == int(value) and abs(value) < 1e15 else f"{value:.4g}"
 
 
@@ -113,12 +114,12 @@ def settings(runs: Sequence[Run]) -> str:
             was = f"<br><small>{run.recipe_name.partition(' ')[0]}: {escape(recipe or 'none')}</small>" if shown else ""
             cells.append(f'<td data-run="{place}"{shown}>{escape(value or "–")}{was}</td>')  # noqa: RUF001
         kind = " ".join(["other" if other else "usual", *(["apart"] if name in differing else [])])
-        rows.append(f'<tr class="{kind}"><th scope="row">{_breakable(name)}</th>{"".join(cells)}</tr>')
+        rows.append(f'<tr class="{kind}"><th scope="row">{breakable(name)}</th>{"".join(cells)}</tr>')
     compared = " or ".join(dict.fromkeys(run.recipe_name for run in runs if run.recipe_name))
     return (
         f"<p>Marked: not as in {escape(compared)}.</p>"
         '<p><label><input type="checkbox" id="all-settings"> show all settings</label></p>'
-        + _table("settings", ["setting", *_columns(runs)], rows=rows)
+        + table("settings", ["setting", *_columns(runs)], rows=rows)
     )
 
 
@@ -130,8 +131,8 @@ def environment(runs: Sequence[Run]) -> str:
         values = [run.environment.get(name, "–") for run in runs]  # noqa: RUF001
         cells = "".join(f'<td data-run="{place}">{escape(value)}</td>' for place, value in enumerate(values))
         apart = ' class="apart"' if len(set(values)) > 1 else ""
-        rows.append(f'<tr{apart}><th scope="row">{_breakable(name)}</th>{cells}</tr>')
-    return _table("environment", ["fact", *_columns(runs)], rows=rows) if rows else ""
+        rows.append(f'<tr{apart}><th scope="row">{breakable(name)}</th>{cells}</tr>')
+    return table("environment", ["fact", *_columns(runs)], rows=rows) if rows else ""
 
 
 def swatch(place: int) -> str:
@@ -139,7 +140,7 @@ def swatch(place: int) -> str:
     return f'<span class="swatch c{place % 8}{" second" if place >= 8 else ""}"></span>'
 
 
-def _breakable(name: str) -> str:
+def breakable(name: str) -> str:
     """A name that may be broken after its underscores and slashes, so that columns of names can be narrow."""
     return escape(name).replace("/", "/<wbr>").replace("_", "_<wbr>")
 
@@ -148,7 +149,7 @@ def _columns(runs: Sequence[Run]) -> list[str]:
     return [run.name for run in runs] if len(runs) > 1 else ["value"]
 
 
-def _table(name: str, head: Sequence[str], *, rows: Sequence[str]) -> str:
+def table(name: str, head: Sequence[str], *, rows: Sequence[str]) -> str:
     """A table that scrolls inside the page when it is wider, with the keyboard too."""
     columns = "".join(f'<th scope="col">{escape(text)}</th>' for text in head)
     return (

@@ -1,0 +1,165 @@
+"""Tables and pictures of docs/studies, from the runs of sweeps: ``python -m benchmarks.studies RUNS [SWEEP...]``.
+
+For each sweep of configs/sweeps that has finished runs in RUNS, or for those named: Markdown on standard output, and
+a plot and a picture of samples in docs/studies/images.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+from PIL import Image, ImageDraw
+
+from dcgan_dist.pages.sweep_summary import Summary, SweepMeasure, summarise
+from dcgan_dist.pages.sweep_trials import Setting
+from dcgan_dist.sweep_file import read_sweep
+from dcgan_dist.sweep_statistics import verdict
+
+MEASURES = {
+    "eval/kid": "KID",
+    "eval/fid": "FID",
+    "eval/precision": "precision",
+    "eval/recall": "recall",
+    "eval/coverage": "coverage",
+    "collapse/score": "collapse",
+    "collapse/ndb": "NDB/k",
+    "collapse/colour_modes": "colour modes",
+    "collapse/colour_js": "colour JS",
+    "collapse/msssim": "MS-SSIM",
+    "collapse/sharpness": "sharpness",
+    "score/real": "D(x)",
+    "score/fake": "D(G(z))",
+    "loss/d": "loss of D",
+    "loss/g": "loss of G",
+}
+"""What the tables show, by the beginning of a name."""
+IMAGES = Path("docs/studies/images")
+SWEEPS = Path("configs/sweeps")
+GRID_ROWS = 8
+"""Of a sample grid of 64 images."""
+ROWS_SHOWN = 3
+GAP, CAPTION = 6, 16  # pixels
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Write what the studies' pages show; see ``--help``."""
+    parser = argparse.ArgumentParser("benchmarks.studies", description=__doc__.partition("\n")[0])
+    parser.add_argument("runs", type=Path, metavar="RUNS", help="directory of the sweeps' directories")
+    parser.add_argument(
+        "sweeps", nargs="*", metavar="SWEEP", help="names (default: all that begin with c and a number)"
+    )
+    parser.add_argument("--step", type=int, help="compare after so many steps")
+    parser.add_argument("--images", type=int, help="compare after so many real images")
+    arguments = parser.parse_args(argv)
+    mpl.use("agg")
+    IMAGES.mkdir(parents=True, exist_ok=True)
+    names = arguments.sweeps or sorted(path.stem for path in SWEEPS.glob("c[0-9][0-9]_*.yaml"))
+    for name in names:
+        try:
+            summary = summarise(
+                read_sweep(SWEEPS / f"{name}.yaml"), arguments.runs, step=arguments.step, images=arguments.images
+            )
+        except ValueError as error:
+            print(f"{name}: {error}", file=sys.stderr)
+            continue
+        print(f"\n## {name}\n")
+        print(table(summary))
+        if arguments.step is None and arguments.images is None:
+            curves(summary, IMAGES / f"{name}.png")
+            samples(summary, IMAGES / f"{name}-samples.webp")
+
+
+def chosen(summary: Summary) -> list[tuple[str, SweepMeasure]]:
+    """The measures of the table with their headings."""
+    found = []
+    for start, title in MEASURES.items():
+        for measure in summary.measures:
+            if measure.name == start or measure.name.startswith(f"{start}_"):
+                found.append((title, measure))
+                break
+    return found
+
+
+def table(summary: Summary) -> str:
+    """Markdown: a row for each measure, a column for each setting, the baseline first, then the data's floor."""
+    others = [each for each in summary.settings if each.place != summary.baseline.place]
+    settings = [summary.baseline, *others]
+    lines = [
+        "| measure | " + " | ".join(_title(each, summary) for each in settings) + " | floor |",
+        "| --- |" + " ---: |" * (len(settings) + 1),
+    ]
+    for title, measure in chosen(summary):
+        at = f" at {measure.at:,}" if measure.at is not None and measure is summary.metric else ""
+        cells = [_cell(measure, each) for each in settings]
+        floor = "" if measure.floor is None else f"{measure.floor:.3g}"
+        lines.append(f"| {title}{at} | " + " | ".join(cells) + f" | {floor} |")
+    return "\n".join(lines)
+
+
+def _title(setting: Setting, summary: Summary) -> str:
+    name = ", ".join(str(value) for value in setting.values.values()) or "as the recipe"
+    seeds = len(summary.trials_of(setting))
+    return f"{name} (n = {seeds})"
+
+
+def _cell(measure: SweepMeasure, setting: Setting) -> str:
+    cell = measure.cells[setting.place]
+    if cell is None:
+        return ""
+    half = f" ± {cell.estimate.half_width:.2g}" if cell.estimate.half_width is not None else ""
+    said = f"; {verdict(cell.comparison, measure.better)}" if cell.comparison else ""
+    return f"{cell.estimate.mean:.4g}{half}{said}"
+
+
+def curves(summary: Summary, path: Path) -> None:
+    """The sweep's metric and the collapse score against steps: a thin line a run, a colour a setting."""
+    wanted = [measure for _, measure in chosen(summary) if measure.name.startswith(("eval/kid", "collapse/score"))]
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    for place, measure in enumerate(wanted, start=1):
+        axes = figure.add_subplot(1, len(wanted), place)
+        for setting in summary.settings:
+            for number, trial in enumerate(summary.trials_of(setting)):
+                assert trial.run is not None
+                steps, values = trial.run.curves.get(measure.name, ([], []))
+                label = setting.name if number == 0 else None
+                axes.plot(steps, values, ".-", color=f"C{setting.place}", linewidth=0.9, label=label)
+        if measure.floor is not None:
+            axes.axhline(measure.floor, color="grey", linestyle="--", linewidth=0.8)
+        axes.set_xlabel("step")
+        axes.set_title(measure.name, fontsize=9)
+        axes.set_yscale("log")
+        if place == 1:
+            axes.legend(fontsize=7)
+    figure.savefig(path, dpi=110)
+
+
+def samples(summary: Summary, path: Path) -> None:
+    """The first rows of the last sample grids: a line for each setting, a block for each seed; reals at the end."""
+    lines: list[tuple[str, list[Image.Image]]] = []
+    for setting in summary.settings:
+        runs = [trial.run for trial in summary.trials_of(setting) if trial.run]
+        lines.append((setting.name, [_first_rows(run.grids[-1][1]) for run in runs if run.grids]))
+    reals = next(trial.run.directory.reals for trial in summary.trials if trial.run and trial.is_counted)
+    lines.append(("the data", [_first_rows(reals)]))
+    width = max(sum(block.width + GAP for block in blocks) for _, blocks in lines)
+    sheet = Image.new("RGB", (width, sum(max(b.height for b in blocks) + CAPTION for _, blocks in lines)), "white")
+    top = 0
+    for name, blocks in lines:
+        ImageDraw.Draw(sheet).text((2, top + 2), name, fill="black")
+        for place, block in enumerate(blocks):
+            sheet.paste(block, (place * (block.width + GAP), top + CAPTION))
+        top += max(block.height for block in blocks) + CAPTION
+    sheet.save(path, quality=85, method=6)
+
+
+def _first_rows(path: Path) -> Image.Image:
+    """The first rows of a square grid, half as large."""
+    grid = Image.open(path).convert("RGB")
+    return grid.crop((0, 0, grid.width, round(grid.height * ROWS_SHOWN / GRID_ROWS))).reduce(2)
+
+
+if __name__ == "__main__":
+    main()
