@@ -133,14 +133,14 @@ def _write(directory: Path, files: Mapping[str, dict[str, Tensor]], *, state: di
 def tidy(directory: Path, *, keep: int) -> None:
     """Remove all checkpoints but the newest ``keep``, and what a kill left half-written or half-removed."""
     _sweep(directory)
-    for old in _directories(directory)[:-keep]:
+    for old in step_directories(directory)[:-keep]:
         shutil.rmtree(old.rename(directory / f".{old.name}.removing"))
 
 
 def forget(directory: Path, *, after: int) -> None:
     """Remove the checkpoints of steps past ``after``, which are to be made again."""
-    for path in _directories(directory):
-        if _step(path) > after:
+    for path in step_directories(directory):
+        if step_of(path) > after:
             shutil.rmtree(path.rename(directory / f".{path.name}.removing"))
 
 
@@ -159,8 +159,8 @@ def newest(*directories: Path) -> tuple[Checkpoint | None, list[str]]:
     """
     told: list[str] = []
     damaged: list[Path] = []
-    paths = [path for directory in directories for path in _directories(directory)]
-    for path in sorted(paths, key=_step, reverse=True):
+    paths = [path for directory in directories for path in step_directories(directory)]
+    for path in sorted(paths, key=step_of, reverse=True):
         try:
             found = verified(path)
         except DamagedCheckpointError as error:
@@ -195,7 +195,7 @@ def find(path: Path) -> Checkpoint:
     Raises:
         ValueError: when there is none.
     """
-    inside = _directories(path / "checkpoints") or _directories(path)
+    inside = step_directories(path / "checkpoints") or step_directories(path)
     candidates = [path] if (path / "state.json").exists() else inside[::-1]
     damaged = []
     for candidate in candidates:
@@ -355,12 +355,12 @@ def _load_optimizer(path: Path, optimizer: Optimizer) -> None:
         optimizer.state[parameter][key] = value
 
 
-def _directories(directory: Path) -> list[Path]:
+def step_directories(directory: Path) -> list[Path]:
     """Checkpoints under their final names, oldest first."""
     return sorted(path for path in directory.glob("step-" + "[0-9]" * 8) if path.is_dir())
 
 
-def _step(path: Path) -> int:
+def step_of(path: Path) -> int:
     """Steps done, by a checkpoint's name."""
     return int(path.name.removeprefix("step-"))
 

@@ -57,7 +57,6 @@ class Training:
     run: RunDirectory
     tracker: Tracker
     total_steps: int
-    run_id: str
     step: int = 0
     """Steps done."""
     rollbacks: int = 0
@@ -183,10 +182,11 @@ class Training:
         self.clock.start(self.step)
         for sentence in told:
             self.tracker.say(sentence)
-        self.tracker.say(
+        back = (
             f"{why}: back to step {self.step} with the learning rates times {factor:g}, "
             f"rollback {self.rollbacks} of {optim.max_rollbacks}"
         )
+        self.tracker.alert("rollback", back)
 
     def judge_samples(self) -> Verdict:
         """Measure the generator that samples are drawn from, and give the alarm when its images have collapsed."""
@@ -272,7 +272,6 @@ class Training:
             "threads": torch.get_num_threads(),
             "data_digest": self.loader.digest,
             "metrics_bytes": self.tracker.metrics_bytes(),
-            "run_id": self.run_id,
             "rollbacks": self.rollbacks,
             "best": self.best,
             "may_collapse": self.may_collapse,

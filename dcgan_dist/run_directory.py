@@ -51,6 +51,8 @@ class RunDirectory:
         self.checkpoints = path / "checkpoints"
         self.best = path / "best"
         """The checkpoint that did best by ``best_metric``, in a directory of its own."""
+        self.wandb_id = path / "wandb-id"
+        """The run's id in Weights & Biases, the same over all resumes."""
         self.trace = path / "trace.json"
         self.status = path / "status.json"
         self.requeue = path / "requeue"
@@ -99,30 +101,45 @@ class RunDirectory:
         facts = {"state": state, "reason": reason, "total_steps": total_steps}
         write_whole(self.status, (json.dumps(facts) + "\n").encode())
 
-    def write_environment(self, runtime: Runtime) -> None:
-        """Write what the run's numbers may depend on: versions, devices, processes, threads."""
-        packages = (
-            "accelerate",
-            "numpy",
-            "opencv-python-headless",
-            "pillow",
-            "safetensors",
-            "torch",
-            "wandb",
-        )
-        facts: dict[str, Any] = {
-            "dcgan_dist": __version__,
-            "python": platform.python_version(),
-            "platform": platform.platform(),
-            "processor": f"{cpu_model()}, {os.cpu_count()} cores",
-            "device": torch.cuda.get_device_name(runtime.device) if runtime.device.type == "cuda" else "cpu",
-            "cuda": torch.version.cuda if runtime.device.type == "cuda" else None,
-            "world_size": runtime.world_size,
-            "threads": torch.get_num_threads(),
-            "packages": {name: _version(name) for name in packages},
-            "command": sys.argv,
-        }
+    def write_environment(self, facts: Mapping[str, Any]) -> None:
+        """Write ``environment``'s facts."""
         write_whole(self.environment, (json.dumps(facts, indent=1) + "\n").encode())
+
+    def identity(self) -> str:
+        """The run's id in Weights & Biases: WANDB_RUN_ID, which agents set, else the one it has, else a new one.
+
+        Kept in a file from the first call on, so that a run that is killed at once goes on under its id.
+        """
+        kept = self.wandb_id.read_text(encoding="ascii", errors="replace").strip() if self.wandb_id.exists() else ""
+        identity = os.environ.get("WANDB_RUN_ID") or kept or secrets.token_hex(4)
+        if identity != kept:
+            write_whole(self.wandb_id, f"{identity}\n".encode())
+        return identity
+
+
+def environment(runtime: Runtime) -> dict[str, Any]:
+    """What a run's numbers may depend on: versions, devices, processes, threads."""
+    packages = (
+        "accelerate",
+        "numpy",
+        "opencv-python-headless",
+        "pillow",
+        "safetensors",
+        "torch",
+        "wandb",
+    )
+    return {
+        "dcgan_dist": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": f"{cpu_model()}, {os.cpu_count()} cores",
+        "device": torch.cuda.get_device_name(runtime.device) if runtime.device.type == "cuda" else "cpu",
+        "cuda": torch.version.cuda if runtime.device.type == "cuda" else None,
+        "world_size": runtime.world_size,
+        "threads": torch.get_num_threads(),
+        "packages": {name: _version(name) for name in packages},
+        "command": sys.argv,
+    }
 
 
 def _add_row(path: Path, row: Mapping[str, Any]) -> None:
@@ -174,11 +191,6 @@ def _numbered(parent: Path, recipe: str) -> RunDirectory:
             number += 1
         else:
             return RunDirectory(path)
-
-
-def new_run_id() -> str:
-    """An identity for a run in Weights & Biases; kept in checkpoints so that a resumed run goes on."""
-    return secrets.token_hex(4)
 
 
 def _version(package: str) -> str | None:

@@ -16,7 +16,7 @@ from dcgan_dist.pages.sweep_summary import Summary, SweepMeasure, summarise
 from dcgan_dist.pages.sweep_trials import Setting
 from dcgan_dist.sweep_file import Sweep
 from dcgan_dist.sweep_statistics import verdict
-from dcgan_dist.tracking import WANDB_FINISH_SECONDS, WANDB_START_SECONDS, check_wandb_mode, wandb_mode
+from dcgan_dist.wandb_sink import FINISH_SECONDS, START_SECONDS, check_wandb_mode, wanted_mode
 
 COLUMNS = (
     "metric",
@@ -135,7 +135,6 @@ def _log(summary: Summary, page: Path, *, directory: Path) -> str:
 
     configs = [trial.run.config for trial in summary.trials if trial.run and trial.run.config]
     project = configs[0].log.project if configs else LogConfig().project
-    mode = wandb_mode()
 
     def begin(mode: str) -> Any:
         if mode != "online":
@@ -148,11 +147,12 @@ def _log(summary: Summary, page: Path, *, directory: Path) -> str:
             dir=str(directory),
             mode=mode,  # type: ignore[arg-type]
             settings=wandb.Settings(
-                init_timeout=WANDB_START_SECONDS, finish_timeout=WANDB_FINISH_SECONDS, console="off", silent=True
+                init_timeout=START_SECONDS, finish_timeout=FINISH_SECONDS, console="off", silent=True
             ),
         )
 
     try:
+        mode = wanted_mode()
         run = begin(mode)
     except Exception as error:  # W&B's errors have no common base
         reason = (str(error) or type(error).__name__).splitlines()[0]

@@ -7,27 +7,20 @@ import contextlib
 import json
 import math
 import os
-import sys
 import time
 import types
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Protocol, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from dcgan_dist.config import TrainConfig
+from dcgan_dist.wandb_sink import AlertLevel, WandbSink
 
 WIDE = 100
 """Columns of a terminal that has room for a bar."""
-
-WANDB_MODES = ("online", "offline", "disabled")
-WANDB_START_SECONDS = 20
-"""A server that has not answered by then is done without."""
-WANDB_FINISH_SECONDS = 20
-"""What has not been uploaded by then stays on disk, for wandb sync."""
 
 
 class Sink(Protocol):
@@ -37,7 +30,7 @@ class Sink(Protocol):
         """One row of scalars after ``step`` steps."""
 
     def picture(self, step: int, name: str, *, path: Path) -> None:
-        """A picture file made after ``step`` steps."""
+        """A picture or animation (.gif) made after ``step`` steps."""
 
     def histogram(self, step: int, name: str, *, counts: Sequence[int], edges: Sequence[float]) -> None:
         """Counts between edges, made after ``step`` steps."""
@@ -145,87 +138,6 @@ class ConsoleSink:
             self._progress.stop()
 
 
-class WandbSink:
-    """A Weights & Biases run: online with a key, offline without; trouble with the server never ends training."""
-
-    def __init__(self, config: TrainConfig, settings: Mapping[str, Any], *, run_dir: Path, run_id: str) -> None:
-        import wandb
-
-        def begin(mode: str) -> Any:
-            if mode != "online":
-                os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # else a DNS look-up, even offline
-            return wandb.init(
-                project=config.log.project,
-                name=run_dir.name,
-                id=run_id,
-                resume="allow",
-                dir=str(run_dir),
-                config=dict(settings),
-                mode=mode,  # type: ignore[arg-type]
-                settings=wandb.Settings(
-                    init_timeout=WANDB_START_SECONDS, finish_timeout=WANDB_FINISH_SECONDS, console="off", silent=True
-                ),
-            )
-
-        mode = "offline"
-        try:
-            mode = wandb_mode()
-            self._run = begin(mode)
-        except Exception as error:  # W&B's errors have no common base
-            reason = (str(error) or type(error).__name__).splitlines()[0]
-            print(f"warning: W&B: {reason}; going on offline", file=sys.stderr)
-            wandb.teardown()  # else the half-started run still owns its id
-            mode = "offline"
-            self._run = begin(mode)
-        self._run.define_metric("step")
-        self._run.define_metric("*", step_metric="step")
-        self._image, self._histogram = wandb.Image, wandb.Histogram
-        self.description = mode
-        """For people: where the run can be seen."""
-        if mode == "online":
-            self.description = self._run.url
-        elif mode == "offline":
-            self.description = f"offline; upload later with: wandb sync {Path(self._run.dir).parent}"
-
-    def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        self._run.log({"step": step, **values})
-
-    def picture(self, step: int, name: str, *, path: Path) -> None:
-        self._run.log({"step": step, name: self._image(str(path))})
-
-    def histogram(self, step: int, name: str, *, counts: Sequence[int], edges: Sequence[float]) -> None:
-        self._run.log({"step": step, name: self._histogram(np_histogram=(list(counts), list(edges)))})
-
-    def alert(self, title: str, text: str) -> None:
-        """Send an alert; people get a mail or a message if they want."""
-        self._run.alert(title, text, level="WARN")
-
-    def close(self, *, failed: bool) -> None:
-        self._run.finish(exit_code=int(failed))
-
-
-def check_wandb_mode() -> None:
-    """Refuse a WANDB_MODE that is none of W&B's modes, before anything is written.
-
-    Raises:
-        ValueError: naming it.
-    """
-    mode = os.environ.get("WANDB_MODE") or "online"
-    if mode not in WANDB_MODES:
-        raise ValueError(f"WANDB_MODE must be one of {', '.join(WANDB_MODES)}, got {mode!r}")
-
-
-def wandb_mode() -> str:
-    """``WANDB_MODE`` when set; else online with a key, and offline without."""
-    if mode := os.environ.get("WANDB_MODE"):
-        return mode
-    if os.environ.get("WANDB_API_KEY"):
-        return "online"
-    import wandb
-
-    return "online" if wandb.login(prompt=False, verify=False) else "offline"  # a key in a file
-
-
 class Tracker:
     """All sinks of one run as one; without sinks, on ranks other than the main one, it does nothing."""
 
@@ -234,7 +146,8 @@ class Tracker:
     ) -> None:
         self._metrics = metrics
         self._console = console
-        self._wandb = wandb
+        self.wandb = wandb
+        """None when W&B is not wanted, and on other ranks."""
         self._sinks: list[Sink] = [sink for sink in (metrics, wandb, console) if sink is not None]
 
     def __enter__(self) -> Self:
@@ -243,6 +156,8 @@ class Tracker:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: types.TracebackType | None
     ) -> None:
+        if error is not None and self.wandb is not None:
+            self.wandb.alert("failed", f"{type(error).__name__}: {error}", level="ERROR")
         with contextlib.ExitStack() as stack:  # one that cannot be closed does not keep the others open
             for sink in self._sinks:
                 stack.callback(sink.close, failed=kind is not None)
@@ -253,7 +168,7 @@ class Tracker:
             sink.scalars(step, values)
 
     def picture(self, step: int, name: str, *, path: Path) -> None:
-        """A picture file made after ``step`` steps."""
+        """A picture or animation (.gif) made after ``step`` steps."""
         for sink in self._sinks:
             sink.picture(step, name, path=path)
 
@@ -262,11 +177,16 @@ class Tracker:
         for sink in self._sinks:
             sink.histogram(step, name, counts=counts, edges=edges)
 
-    def alert(self, title: str, text: str) -> None:
+    def alert(self, title: str, text: str, *, level: AlertLevel = "WARN") -> None:
         """Tell people at the console, and those who watch W&B."""
         self.say(f"warning: {text}")
-        if self._wandb is not None:
-            self._wandb.alert(title, text)
+        if self.wandb is not None:
+            self.wandb.alert(title, text, level=level)
+
+    def stopped(self, reason: str) -> None:
+        """The run ends before its last step because it was asked to, and can go on later."""
+        if self.wandb is not None:
+            self.wandb.stopped(reason)
 
     def advance(self, step: int) -> None:
         """Called after every step; moves the progress bar."""

@@ -4,12 +4,12 @@ import contextlib
 import resource
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 from rich.console import Console
@@ -33,10 +33,12 @@ from dcgan_dist.models import build_networks
 from dcgan_dist.pages import write_report
 from dcgan_dist.pictures import plot_histograms, plot_losses, write_comparison, write_progress
 from dcgan_dist.progress import progress
-from dcgan_dist.run_directory import RunDirectory, new_run_id, open_run
+from dcgan_dist.run_directory import RunDirectory, environment, open_run
 from dcgan_dist.run_lock import training_alone
 from dcgan_dist.summary import summary
-from dcgan_dist.tracking import ConsoleSink, JsonLines, Tracker, WandbSink, check_wandb_mode
+from dcgan_dist.tracking import ConsoleSink, JsonLines, Tracker
+from dcgan_dist.wandb_facts import flat_config, refer_to_checkpoints, refer_to_data
+from dcgan_dist.wandb_sink import WandbSink, agents_run_directory, check_wandb_mode
 from dcgan_dist.words import counted
 
 TRIAL_STEPS = 5
@@ -47,7 +49,7 @@ PROFILE_WARMUP = 10
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Train one run; see ``--help`` for every setting."""
-    config = parse(argv)
+    config = _placed(parse(argv))
     try:
         if config.run.summary:
             if is_first_process():
@@ -58,6 +60,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         fail(str(error))
     with attended():
         _whole_job(config, runtime)
+
+
+def _placed(config: TrainConfig) -> TrainConfig:
+    """A point that W&B's agent runs has the directory of its id, where it goes on when the sweep hands it out again."""
+    place = agents_run_directory()
+    if place is None or config.run.run_dir or config.run.dry_run:
+        return config
+    return changed(config, {"run_dir": str(place), "resume": True})
 
 
 def _whole_job(config: TrainConfig, runtime: Runtime) -> None:
@@ -251,14 +261,14 @@ def _check_first_batch(config: TrainConfig, gan: Gan, loader: Loader, *, device:
 def _run(job: _Job) -> None:
     """Train, and leave a run directory."""
     runtime, console, run, resumed = job.runtime, job.console, job.run, job.resumed
-    with _status(job) as stopped:
-        run_id = resumed.state["run_id"] if resumed else collectives.from_main(new_run_id)
+    with _status(job):
         first_step = resumed.step if resumed else 0
+        facts = environment(runtime)
         if runtime.is_main:
-            _write_first_files(job)
+            _write_first_files(job, facts)
         console.print(_headline(job))
         console.print(f"run directory {run.path}")
-        with _tracker(job, run_id, first_step=first_step) as tracker:
+        with _tracker(job, facts, first_step=first_step) as tracker:
             training = Training(
                 gan=job.gan,
                 loader=job.loader,
@@ -266,7 +276,6 @@ def _run(job: _Job) -> None:
                 run=run,
                 tracker=tracker,
                 total_steps=job.total_steps,
-                run_id=run_id,
                 judge=job.judge,
             )
             if resumed:
@@ -284,27 +293,33 @@ def _run(job: _Job) -> None:
                     collectives.from_main(partial(_leave_report, job))
                 raise
             seconds = time.monotonic() - begin
+            stopped = "" if done else f"{runtime.stop.received or 'a signal to another rank'} at step {training.step}"
+            if stopped:
+                tracker.stopped(stopped)
             nearest = _nearest(job) if done else None
             if runtime.is_main:
                 if nearest is not None:
                     write_png(run.nearest, nearest)
                 _leave_pictures(job, tracker, step=training.step)
-        if not done:
-            stopped.append(f"{runtime.stop.received or 'a signal to another rank'} at step {training.step}")
+                _note_end(job, stopped)  # before W&B takes its time to finish
+                _leave_report(job)  # once status.json says how the run ended
+                if tracker.wandb is not None:
+                    refer_to_checkpoints(tracker.wandb, run, data_digest=job.loader.digest)
     if runtime.is_main:
-        _leave_report(job)  # once status.json says how the run ended
         _say_goodbye(job, step=training.step, steps=training.step - first_step, seconds=seconds)
 
 
-def _tracker(job: _Job, run_id: str, *, first_step: int) -> Tracker:
+def _tracker(job: _Job, facts: Mapping[str, Any], *, first_step: int) -> Tracker:
     """The run's tracker: with sinks on the main process, without on the others."""
     if not job.runtime.is_main:
         return Tracker()
     config, run, resumed = job.config, job.run, job.resumed
     wandb = None
     if config.log.tracker == "wandb":
-        wandb = WandbSink(config, checkpoint.config_dict(config), run_dir=run.path, run_id=run_id)
+        shown = flat_config(config, facts, run=run, loader=job.loader, total_steps=job.total_steps)
+        wandb = WandbSink(shown, project=config.log.project, run_dir=run.path, run_id=run.identity())
         job.console.print(f"W&B {wandb.description}")
+        refer_to_data(wandb, config.images.data, loader=job.loader)
     return Tracker(
         metrics=JsonLines(run.metrics, keep_bytes=resumed.state["metrics_bytes"] if resumed else 0),
         console=ConsoleSink(job.console, total_steps=job.total_steps, first_step=first_step),
@@ -313,21 +328,22 @@ def _tracker(job: _Job, run_id: str, *, first_step: int) -> Tracker:
 
 
 @contextlib.contextmanager
-def _status(job: _Job) -> Iterator[list[str]]:
-    """Keep status.json true: done after the block, unless it raises or says in the list why it stopped."""
-    stopped: list[str] = []
-    set_status = partial(job.run.set_status, total_steps=job.total_steps)
+def _status(job: _Job) -> Iterator[None]:
+    """Keep status.json true: running, and failed when the block raises; ``_note_end`` says the rest."""
     if job.runtime.is_main:
-        set_status("running")
+        job.run.set_status("running", total_steps=job.total_steps)
     try:
-        yield stopped
+        yield
     except BaseException as error:
         _note_failure(job, error)
         raise
-    if job.runtime.is_main:
-        if stopped:
-            write_whole(job.run.requeue, b"")
-        set_status("stopped" if stopped else "done", *stopped)
+
+
+def _note_end(job: _Job, stopped: str) -> None:
+    """Say in status.json, and to batch scripts, that the run is done, or why it stopped. Main process only."""
+    if stopped:
+        write_whole(job.run.requeue, b"")
+    job.run.set_status("stopped" if stopped else "done", stopped, total_steps=job.total_steps)
 
 
 def _note_failure(job: _Job, error: BaseException) -> None:
@@ -338,10 +354,10 @@ def _note_failure(job: _Job, error: BaseException) -> None:
             job.run.set_status("failed", reason, total_steps=job.total_steps)
 
 
-def _write_first_files(job: _Job) -> None:
+def _write_first_files(job: _Job, facts: Mapping[str, Any]) -> None:
     job.run.nearest.unlink(missing_ok=True)  # of when the run had been done before
     write_whole(job.run.config, to_yaml(job.config).encode())
-    job.run.write_environment(job.runtime)
+    job.run.write_environment(facts)
     write_png(job.run.reals, grid(job.loader.first(job.config.log.sample_count)))
 
 
@@ -359,10 +375,12 @@ def _leave_pictures(job: _Job, tracker: Tracker, *, step: int) -> None:
     run = job.run
     if run.metrics.stat().st_size:
         plot_losses(run)
-        tracker.picture(step, "losses", path=run.losses)
     plot_histograms(run)
     write_comparison(run)
     write_progress(run)
+    for path in (run.losses, run.histogram_picture, run.comparison, run.nearest, run.progress):
+        if path.exists():
+            tracker.picture(step, path.stem, path=path)
 
 
 def _leave_report(job: _Job) -> None:
@@ -431,7 +449,6 @@ def _dry_run(job: _Job) -> None:
         run=job.run,
         tracker=Tracker(),
         total_steps=job.total_steps,
-        run_id="",
     )
     seconds = []
     for _ in range(1 + TRIAL_STEPS):

@@ -101,7 +101,6 @@ def outcome(
         run=RunDirectory(Path()),
         tracker=Tracker(),
         total_steps=steps,
-        run_id="",
     )
     losses: list[Tensor] = []
     seconds: list[float] = []

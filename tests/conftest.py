@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,12 @@ from dcgan_dist.shard import main
 def _one_thread() -> None:
     """The number of threads changes last bits, and several test runs share a machine."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_system_metrics() -> None:
+    """W&B would look at the machine all the time."""
+    os.environ["WANDB_X_DISABLE_STATS"] = "true"
 
 
 @pytest.fixture(scope="session")

@@ -25,7 +25,6 @@ STATE = {
     "threads": 1,
     "data_digest": "digest of the images",
     "metrics_bytes": 0,
-    "run_id": "tiny",
 }
 FILES = {"generator", "discriminator", "optimizer_g", "optimizer_d"}
 
@@ -250,7 +249,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_used(file: str, en
     assert names(tmp_path) == ["step-00000001", "step-00000002", "step-00000003.damaged"]
 
 
-@pytest.mark.parametrize("place", ["step", "lr", "metrics_bytes", "run_id"])
+@pytest.mark.parametrize("place", ["step", "lr", "metrics_bytes", "data_digest"])
 def test_a_changed_number_in_state_json_is_damage(place: str, tmp_path: Path) -> None:
     _, last = saved(tmp_path, 1, 2)
     text = (last / "state.json").read_text()
@@ -258,7 +257,7 @@ def test_a_changed_number_in_state_json_is_damage(place: str, tmp_path: Path) ->
         "step": text.replace('"step": 2', '"step": 6'),
         "lr": text.replace('"lr": 0.0001', '"lr": 0.0005'),
         "metrics_bytes": text.replace('"metrics_bytes": 0', '"metrics_bytes": 4'),
-        "run_id": text.replace('"run_id": "tiny"', '"run_id": "tIny"'),
+        "data_digest": text.replace("digest of the images", "digest of the image"),
     }[place]
     assert changed_text != text
     (last / "state.json").write_text(changed_text)

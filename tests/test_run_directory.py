@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from dcgan_dist.collapse.reference import ColourMode
 from dcgan_dist.run_directory import RunDirectory
@@ -54,3 +55,16 @@ def test_grids_are_found_by_their_names_in_the_order_of_their_steps(tmp_path: Pa
     assert [step for step, _ in run.sample_grids()] == [5, 99_999_999, 100_000_000]
     run.forget_samples(after=5)
     assert (run.samples / "step-last.png").exists()
+
+
+def test_a_run_keeps_its_id_unless_an_agent_names_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WANDB_RUN_ID", raising=False)
+    first = RunDirectory(tmp_path).identity()
+    assert len(first) == 8
+    assert RunDirectory(tmp_path).identity() == first
+    monkeypatch.setenv("WANDB_RUN_ID", "of-an-agent")
+    assert RunDirectory(tmp_path).identity() == "of-an-agent"
+    monkeypatch.delenv("WANDB_RUN_ID")
+    assert RunDirectory(tmp_path).identity() == "of-an-agent"
+    (tmp_path / "other").mkdir()
+    assert RunDirectory(tmp_path / "other").identity() not in (first, "of-an-agent")

@@ -1,27 +1,14 @@
 import io
 import json
 import math
-import subprocess
-import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
-import wandb
 from rich.console import Console
 
-from dcgan_dist.config import TrainConfig
-from dcgan_dist.images import write_png
-from dcgan_dist.tracking import ConsoleSink, JsonLines, Tracker, WandbSink, wandb_mode
+from dcgan_dist.tracking import ConsoleSink, JsonLines, Tracker
 
 ROW = {"loss/d": 0.5, "loss/g": 1.25, "score/real": 0.75, "score/fake": 0.125, "time/images_per_second": 640.0}
-
-
-@pytest.fixture
-def pixels_png(tmp_path: Path) -> Path:
-    path = tmp_path / "grid.png"
-    write_png(path, np.full((8, 8, 3), 128, np.uint8))
-    return path
 
 
 def test_json_lines_are_cut_back_to_the_resumed_step(tmp_path: Path) -> None:
@@ -105,42 +92,3 @@ def test_sinks_are_closed_as_failed_when_the_run_fails() -> None:
     with pytest.raises(RuntimeError), Tracker(console=spy()):
         raise RuntimeError
     assert closed == [False, True]
-
-
-def test_wandb_is_offline_without_a_key_and_obeys_its_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    wandb.teardown()  # forget the key of an earlier test
-    monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    monkeypatch.delenv("WANDB_MODE", raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
-    assert wandb_mode() == "offline"
-    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
-    assert wandb_mode() == "online"
-    monkeypatch.setenv("WANDB_MODE", "disabled")
-    assert wandb_mode() == "disabled"
-
-
-def test_an_offline_wandb_run_holds_rows_pictures_and_config(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pixels_png: Path
-) -> None:
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    sink = WandbSink(TrainConfig(), {"lr": 1e-4, "batch_size": 16}, run_dir=tmp_path, run_id="abcd1234")
-    sink.scalars(50, ROW)
-    sink.picture(50, "samples", path=pixels_png)
-    sink.scalars(100, ROW)
-    sink.histogram(100, "scores/real", counts=[3, 5], edges=[0, 0.5, 1])
-    sink.alert("collapse", "the samples of step 100 have collapsed")
-    sink.close(failed=False)
-    assert "wandb sync" in sink.description
-    (offline,) = (tmp_path / "wandb").glob("offline-run-*-abcd1234")
-    assert list((offline / "files" / "media").rglob("*.png"))
-    reader = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(offline)]
-    read = subprocess.run(reader, capture_output=True, text=True, timeout=60, check=True)
-    history = [line for line in read.stdout.splitlines() if '"loss/g"' in line and "history" in line]
-    assert len(history) == 2
-    assert "batch_size" in read.stdout
-    assert '"scores/real._type":"histogram","scores/real.bins":[0,0.5,1],"scores/real.values":[3,5]' in read.stdout
-    (alert,) = [line for line in read.stdout.splitlines() if '"type":"alert"' in line]
-    told = json.loads(alert)["alert"]
-    assert (told["title"], told["level"]) == ("collapse", "WARN")
-    assert told["text"] == "the samples of step 100 have collapsed"

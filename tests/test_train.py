@@ -18,7 +18,7 @@ import yaml
 from PIL import Image
 from torch import Tensor
 
-from dcgan_dist import sample, shard, tracking, train
+from dcgan_dist import sample, shard, train, wandb_sink
 from dcgan_dist.data.loader import open_loader
 from dcgan_dist.loop import Training
 from tests import jobs
@@ -432,7 +432,7 @@ def test_trouble_with_wandb_does_not_end_training(
     monkeypatch.delenv("WANDB_MODE", raising=False)
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # nobody listens there
-    monkeypatch.setattr(tracking, "WANDB_START_SECONDS", 2)
+    monkeypatch.setattr(wandb_sink, "START_SECONDS", 2)
     train.main(flags(flower_shards, tmp_path / "run", max_steps=1, tracker="wandb"))
     assert "going on offline" in capsys.readouterr().err
     assert status(tmp_path / "run")["state"] == "done"

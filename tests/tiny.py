@@ -55,7 +55,6 @@ def training(config: TrainConfig, where: Runtime) -> Training:
         run=RunDirectory(Path()),
         tracker=Tracker(),
         total_steps=10**6,
-        run_id="tiny",
     )
 
 

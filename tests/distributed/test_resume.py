@@ -19,7 +19,7 @@ from tests.distributed.ranks import run_ranks
 
 STEPS = 4
 """Before the save, and again after it."""
-STATE = {"world_size": 1, "threads": 1, "data_digest": "digest of the images", "metrics_bytes": 0, "run_id": "tiny"}
+STATE = {"world_size": 1, "threads": 1, "data_digest": "digest of the images", "metrics_bytes": 0}
 CONFIGS = {
     "adam": tiny.narrow("flowers17-arch1", ema_decay=0.9, dropout=0.2, flip=True),
     "rmsprop": tiny.narrow("flowers17-arch2", ema_decay=0.9, base_channels=2, lr_decay_g=0.1, lr_decay_d=0.05),
