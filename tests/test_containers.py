@@ -8,7 +8,8 @@ import subprocess
 import sys
 import time
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -426,8 +427,9 @@ def test_the_engine_gets_nothing_but_the_project(engine: None, tmp_path: Path) -
     assert not list((tmp_path / "sent").rglob("__pycache__"))
 
 
-@containers
-def test_compose_trains_on_two_processes(image: str, folder: Path) -> None:
+@contextmanager
+def composed(image: str, folder: Path) -> Iterator[Callable[..., subprocess.CompletedProcess[str]]]:
+    """Compose without GPUs, on these folders; what it made is gone after the block."""
     settings = {
         "DCGAN_IMAGE": image,
         "DCGAN_USER": builder.USER,
@@ -435,14 +437,34 @@ def test_compose_trains_on_two_processes(image: str, folder: Path) -> None:
         "DCGAN_RUNS": f"{folder}/runs",
     }
     files = ["compose", "-f", "docker/compose.yaml", "-f", "docker/compose.cpu.yaml"]
-    words = [*DEMO, "--run_dir=runs/composed", "--max_steps=2", "--tracker=none"]
+
+    def compose(*words: str, **changed: str) -> subprocess.CompletedProcess[str]:
+        return local_build(*files, *words, environment=settings | changed)
+
     try:
-        result = local_build(*files, "run", "--rm", "-T", "train-2", *words, environment=settings)
-        assert result.returncode == 0, result.stdout + result.stderr
+        yield compose
     finally:
-        local_build(*files, "down", environment=settings)
+        compose("down")
+
+
+@containers
+def test_compose_trains_on_two_processes(image: str, folder: Path) -> None:
+    words = [*DEMO, "--run_dir=runs/composed", "--max_steps=2", "--tracker=none"]
+    with composed(image, folder) as compose:
+        result = compose("run", "--rm", "-T", "train-2", *words)
+        assert result.returncode == 0, result.stdout + result.stderr
+        told = compose("config", "--quiet", DCGAN_USER="")
     run = folder / "runs" / "composed"
     assert json.loads((run / "environment.json").read_text())["world_size"] == 2
-    told = local_build(*files, "config", "--quiet", environment={"DCGAN_USER": ""})
     assert told.returncode != 0
     assert "export DCGAN_USER=$(id -u):$(id -g)" in told.stderr
+
+
+@containers
+def test_compose_trains_a_sweep(image: str, folder: Path) -> None:
+    (folder / "runs" / "tiny.yaml").write_text("method: grid\nparameters:\n  seed: {values: [0, 1]}\n")
+    flags = [*DEMO, "--max_steps=2", "--tracker=none"]
+    with composed(image, folder) as compose:
+        result = compose("run", "--rm", "-T", "sweep", "run", "runs/tiny.yaml", "--jobs=2", "--", *flags)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert [status(folder / "runs" / "tiny" / f"seed={seed}")["state"] for seed in (0, 1)] == ["done", "done"]
