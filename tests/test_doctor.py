@@ -409,6 +409,7 @@ doctor.main()
 """
 
 
+@pytest.mark.slow
 def test_noise_that_belongs_to_a_rank_is_found(tmp_path: Path) -> None:
     script = tmp_path / "sabotaged.py"
     script.write_text(SABOTAGE)

@@ -73,7 +73,7 @@ def check(job: Job, found: Stop, *, intervals_seconds: float = 2.0) -> None:
 
 
 SIGNALS = [signal.SIGTERM, signal.SIGUSR2, signal.SIGHUP, signal.SIGINT]
-FAST = [("torchrun", signal.SIGTERM), ("accelerate, 1 process", signal.SIGTERM)]
+FAST = [("torchrun", signal.SIGTERM)]
 CASES = [
     pytest.param(
         launcher,

@@ -151,7 +151,7 @@ def runs(*groups: Group) -> list[Any]:
             world_size,
             name,
             id=f"{name}, {group}, {world_size} processes",
-            marks=[pytest.mark.slow] if (group, world_size) == ("float32", 4) else [],
+            marks=[pytest.mark.slow] if world_size == 4 and group != "variants" else [],
         )
         for group in groups
         for world_size in (2, 4)

@@ -16,7 +16,7 @@ from dcgan_dist.files import write_whole
 from dcgan_dist.run_lock import training_alone
 
 STEPS = 12
-STEP_SECONDS = 0.1
+STEP_SECONDS = 0.05
 EXPORTED = ("CUDA_VISIBLE_DEVICES", "DCGAN_EXPECT_WORLD_SIZE", "RANK", "WANDB_JOB_TYPE", "WANDB_RUN_GROUP")
 
 
