@@ -62,7 +62,7 @@ def test_a_killed_rank_ends_the_job_and_is_named(rank: int, flower_shards: Path,
     found = ending("kill", rank, flower_shards, tmp_path / "run")
     reason = f"rank {rank} died without a word (killed? out of memory?) or is stopped"
     assert found.errors == [f"error: {reason}"]
-    assert found.status == {"state": "failed", "reason": reason}
+    assert found.status == {"state": "failed", "reason": reason, "total_steps": 100_000}
     assert found.seconds < 30
 
 
@@ -86,7 +86,7 @@ def test_a_rank_that_hangs_is_ended_by_the_timeout(how: str, rank: int, flower_s
     stopped = f"rank {rank} died without a word (killed? out of memory?) or is stopped"
     reason = hangs if how == "hang" else stopped
     assert found.errors == [f"error: {reason}"]
-    assert found.status == {"state": "failed", "reason": reason}
+    assert found.status == {"state": "failed", "reason": reason, "total_steps": 100_000}
     assert 10 < found.seconds < 10 + 60  # torchrun gives a stopped process 30 s before it kills it
 
 

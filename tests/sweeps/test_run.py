@@ -16,7 +16,7 @@ import pytest
 
 from dcgan_dist.run_lock import is_locked
 from tests.shared import REPOSITORY
-from tests.sweeps.trainer import STEPS
+from tests.sweeps.trainer import STEP_SECONDS, STEPS
 
 EACH_ONCE = [str(step) for step in range(1, STEPS + 1)]
 GRID = """name: tiny
@@ -315,6 +315,6 @@ def test_bars_on_a_terminal(sweeping: Sweeping) -> None:
         check=False,
     )
     assert done.returncode == 0
-    assert f"/{STEPS} steps, 100 ms a step" in done.stdout
+    assert f"/{STEPS} steps, {STEP_SECONDS * 1000:.0f} ms a step" in done.stdout
     assert re.search(r"[12]/3 points, ETA 0:00:0\d", done.stdout)
     assert "sweep tiny: 3 done" in done.stdout
