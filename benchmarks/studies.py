@@ -15,8 +15,8 @@ from PIL import Image, ImageDraw
 
 from dcgan_dist.pages.sweep_summary import Summary, SweepMeasure, summarise
 from dcgan_dist.pages.sweep_trials import Setting
-from dcgan_dist.sweep_file import read_sweep
-from dcgan_dist.sweep_statistics import verdict
+from dcgan_dist.sweeps.comparison import verdict
+from dcgan_dist.sweeps.file import read_sweep
 
 MEASURES = {
     "eval/kid": "KID",

@@ -14,11 +14,11 @@ from rich.table import Table
 
 from dcgan_dist.cli import fail
 from dcgan_dist.run_lock import is_locked
-from dcgan_dist.sweep_file import Point, Sweep, read_sweep
-from dcgan_dist.sweep_plan import Plan, visible_gpus
-from dcgan_dist.sweep_points import STATES, Progress, checked_sweep, eta_seconds, own_settings, progress_of
-from dcgan_dist.sweep_run import SweepRun
-from dcgan_dist.sweep_screen import Screen
+from dcgan_dist.sweeps.file import Point, Sweep, read_sweep
+from dcgan_dist.sweeps.plan import Plan, visible_gpus
+from dcgan_dist.sweeps.points import STATES, Progress, checked_sweep, eta_seconds, own_settings, progress_of
+from dcgan_dist.sweeps.run import SweepRun
+from dcgan_dist.sweeps.screen import Screen
 
 PROGRAM = "dcgan-sweep"
 DESCRIPTION = """The points of a sweep file in W&B's schema: train those that are left on this machine, or see how far
@@ -208,7 +208,7 @@ def _args(arguments: argparse.Namespace) -> None:
 
 
 def _report(arguments: argparse.Namespace) -> None:
-    from dcgan_dist.sweep_report import write_sweep_report  # torch and scipy take seconds to import, --help should not
+    from dcgan_dist.sweeps.report import write_sweep_report  # torch and scipy take seconds to import, --help should not
 
     options = {name: getattr(arguments, name) for name in ("out", "baseline", "step", "images", "wandb")}
     try:

@@ -17,7 +17,7 @@ PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
 COMMANDS = ["dcgan_dist.train", *(target.partition(":")[0] for target in PROJECT["scripts"].values())]
 BEHIND_COMMANDS = [
     "dcgan_dist.appraisal", "dcgan_dist.examination", "dcgan_dist.judging", "dcgan_dist.pages",
-    "dcgan_dist.sweep_report",
+    "dcgan_dist.sweeps.report",
 ]  # fmt: skip
 """What some commands import once they know what is asked for."""
 OPTIONAL = [

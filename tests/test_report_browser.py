@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from dcgan_dist.pages import write_report
-from dcgan_dist.sweep_report import write_sweep_report
-from tests.made_sweeps import KID, kid_rows, made_sweep
+from dcgan_dist.sweeps.report import write_sweep_report
 from tests.runs import EDGES, collapse_rows, made_run, mode, training_rows
+from tests.sweeps.made import KID, kid_rows, made_sweep
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 if os.environ.get("DCGAN_NEED_BROWSER"):  # .ci/run: what is missing is an error

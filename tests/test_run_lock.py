@@ -11,7 +11,7 @@ import pytest
 
 from dcgan_dist import train
 from dcgan_dist.run_lock import is_locked, trainer_in, training_alone
-from dcgan_dist.sweep_points import progress_of
+from dcgan_dist.sweeps.points import progress_of
 from tests.jobs import flags
 from tests.locks import end, hold, holder, said
 

@@ -12,7 +12,7 @@ from dcgan_dist.pages.measures import meaning
 from dcgan_dist.pages.sweep_summary import Summary
 from dcgan_dist.pages.sweep_trials import Setting, setting_name
 from dcgan_dist.records import evenly
-from dcgan_dist.sweep_file import Value
+from dcgan_dist.sweeps.file import Value
 
 LISTED_VALUES = 8
 """A parameter with more values, all of them numbers, has a scale of its own instead of a place for each."""

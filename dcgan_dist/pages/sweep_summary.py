@@ -11,8 +11,8 @@ from dcgan_dist.pages.gather import Run
 from dcgan_dist.pages.measures import GROUPS, beside, better, group_of, is_beside, is_collapse_score
 from dcgan_dist.pages.sweep_trials import Setting, Trial, baseline_of, settings_of, trials_of, varying
 from dcgan_dist.pages.tables import apart
-from dcgan_dist.sweep_file import Sweep
-from dcgan_dist.sweep_statistics import Comparison, Estimate, compare, estimate, holm
+from dcgan_dist.sweeps.comparison import Comparison, Estimate, compare, estimate, holm
+from dcgan_dist.sweeps.file import Sweep
 from dcgan_dist.words import counted
 
 COST = {

@@ -9,7 +9,7 @@ from typing import Any
 from dcgan_dist import cli
 from dcgan_dist.config import TrainConfig, changed, leaves
 from dcgan_dist.pages.gather import Run, gather
-from dcgan_dist.sweep_file import MODULE, Point, Sweep, Value
+from dcgan_dist.sweeps.file import MODULE, Point, Sweep, Value
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from dcgan_dist.sweep_file import read_sweep
+from dcgan_dist.sweeps.file import read_sweep
 from tests.jobs import row_count, status
 from tests.slurm.cluster import Job, Project
 

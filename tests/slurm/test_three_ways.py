@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from dcgan_dist.sweep_file import read_sweep
+from dcgan_dist.sweeps.file import read_sweep
 from tests.jobs import EXPORTED, flags, rows, status
 from tests.shared import REPOSITORY, needs_shared
 from tests.slurm.cluster import Job, Project

@@ -4,8 +4,8 @@ import sys
 from unittest.mock import patch
 
 from dcgan_dist import sweep
-from dcgan_dist.sweep_file import Point
-from dcgan_dist.sweep_plan import Plan
+from dcgan_dist.sweeps.file import Point
+from dcgan_dist.sweeps.plan import Plan
 
 original = Plan.command
 

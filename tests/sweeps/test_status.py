@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from dcgan_dist import sweep
-from dcgan_dist.sweep_points import Progress, eta_seconds, last_row
+from dcgan_dist.sweeps.points import Progress, eta_seconds, last_row
 from tests.locks import end, hold
 from tests.runs import made_run
 from tests.shared import REPOSITORY

@@ -14,8 +14,8 @@ from dcgan_dist.pages import PAGE_BYTES
 from dcgan_dist.pages.sweep_page import sweep_page
 from dcgan_dist.pages.sweep_summary import Summary, SweepMeasure, summarise
 from dcgan_dist.pages.sweep_trials import Setting
-from dcgan_dist.sweep_file import Sweep
-from dcgan_dist.sweep_statistics import verdict
+from dcgan_dist.sweeps.comparison import verdict
+from dcgan_dist.sweeps.file import Sweep
 from dcgan_dist.wandb_sink import FINISH_SECONDS, START_SECONDS, check_wandb_mode, wanted_mode
 
 COLUMNS = (

@@ -10,8 +10,8 @@ from pathlib import Path
 from dcgan_dist.config import TrainConfig
 from dcgan_dist.distributed.launcher import EXPECTED
 from dcgan_dist.machine import cores
-from dcgan_dist.sweep_file import Point, Sweep
-from dcgan_dist.sweep_points import config_of
+from dcgan_dist.sweeps.file import Point, Sweep
+from dcgan_dist.sweeps.points import config_of
 
 FOR_LAUNCHERS = {
     "PET_SIGNALS_TO_HANDLE": "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR2",

@@ -12,7 +12,7 @@ from dcgan_dist.cli import read_yaml, settings
 from dcgan_dist.config import LENGTHS, MAY_DIFFER, RunConfig, TrainConfig, changed, leaves
 from dcgan_dist.records import curves, read_row, read_rows
 from dcgan_dist.run_lock import trainer_in
-from dcgan_dist.sweep_file import Point, Sweep, read_sweep
+from dcgan_dist.sweeps.file import Point, Sweep, read_sweep
 
 State = Literal["done", "running", "stopped", "failed", "changed", "left"]
 STATES: tuple[State, ...] = ("done", "running", "stopped", "failed", "changed", "left")

@@ -7,8 +7,8 @@ from typing import Any, Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from dcgan_dist.sweep_file import Point
-from dcgan_dist.sweep_points import Progress as PointProgress
+from dcgan_dist.sweeps.file import Point
+from dcgan_dist.sweeps.points import Progress as PointProgress
 
 
 class Screen:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dcgan_dist.sweep_file import Point, Sweep, read_sweep
+from dcgan_dist.sweeps.file import Point, Sweep, read_sweep
 from tests.runs import made_run
 
 Rows = Sequence[Mapping[str, Any]]

@@ -18,10 +18,10 @@ from typing import Any, BinaryIO
 from dcgan_dist.distributed.launcher import end_with_parent, without_launcher
 from dcgan_dist.machine import cores
 from dcgan_dist.run_lock import try_lock
-from dcgan_dist.sweep_file import Point
-from dcgan_dist.sweep_plan import Plan
-from dcgan_dist.sweep_points import Progress, all_settings, eta_seconds, last_row, progress_of, read_status
-from dcgan_dist.sweep_screen import Screen
+from dcgan_dist.sweeps.file import Point
+from dcgan_dist.sweeps.plan import Plan
+from dcgan_dist.sweeps.points import Progress, all_settings, eta_seconds, last_row, progress_of, read_status
+from dcgan_dist.sweeps.screen import Screen
 from dcgan_dist.words import counted
 
 LOOK_SECONDS = 0.2

@@ -10,8 +10,8 @@ import yaml
 
 from dcgan_dist import sweep
 from dcgan_dist.cli import parse
-from dcgan_dist.sweep_file import DEFAULT_COMMAND, Sweep, read_sweep
-from dcgan_dist.sweep_points import config_of
+from dcgan_dist.sweeps.file import DEFAULT_COMMAND, Sweep, read_sweep
+from dcgan_dist.sweeps.points import config_of
 from tests.shared import RECIPES, REPOSITORY
 
 SWEEPS = sorted((REPOSITORY / "configs" / "sweeps").glob("*.yaml"))
