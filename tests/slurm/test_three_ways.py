@@ -22,7 +22,7 @@ PARAMETERS: dict[str, Any] = {"lr_ratio": [1, 2], "seed": [0, 1, 2]}
 
 
 def metrics(run_dir: Path) -> list[dict[str, float]]:
-    """The rows of a run without its times, and without its exchanges: a torchrun of one process has some with itself."""
+    """The rows of a run without times, and without exchanges, which a torchrun of one process has with itself."""
     assert status(run_dir)["state"] == "done", run_dir
     aside = ("time/", "comm/")
     return [{name: value for name, value in row.items() if not name.startswith(aside)} for row in rows(run_dir)]
