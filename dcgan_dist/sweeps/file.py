@@ -16,6 +16,8 @@ from urllib.parse import quote
 
 import yaml
 
+from dcgan_dist.words import shortened
+
 MODULE = "dcgan_dist.train"
 DEFAULT_COMMAND = ("${env}", "accelerate", "launch", "-m", MODULE, "${args}")
 """Of a file that has none. What stands before ``-m`` is for agents; other ways to run a sweep replace it."""
@@ -121,10 +123,10 @@ class Sweep:
         first = [f"{index:04d}"] if self.method == "random" else []  # which may draw a point twice
         return Point(
             index=index,
-            name=_shortened(",".join([*first, *words.values()]) or "only", LONGEST_NAME),
+            name=shortened(",".join([*first, *words.values()]) or "only", LONGEST_NAME),
             parameters=chosen,
             flags=tuple(self._flags(chosen)),
-            group=_shortened(",".join([self.name, *others]), LONGEST_GROUP),
+            group=shortened(",".join([self.name, *others]), LONGEST_GROUP),
             job_type=f"seed={chosen['seed']}" if "seed" in chosen else "",
         )
 
@@ -407,13 +409,6 @@ def _count(run_cap: Any, parameters: Sequence[Parameter], *, method: str) -> int
 def _suggestion(name: str, known: Sequence[str] | Mapping[str, Any]) -> str:
     close = difflib.get_close_matches(name, list(known), n=1)
     return f"; did you mean {close[0]}?" if close else f"; known are {', '.join(known)}"
-
-
-def _shortened(name: str, limit: int) -> str:
-    """The name, or its beginning and a digest of all of it, in at most ``limit`` characters."""
-    if len(name) <= limit:
-        return name
-    return f"{name[: limit - 13]}-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
 
 
 def _uniform(sweep: str, parameter: str, index: int) -> float:

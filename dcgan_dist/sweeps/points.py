@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from dcgan_dist.cli import read_yaml, settings
 from dcgan_dist.config import LENGTHS, MAY_DIFFER, RunConfig, TrainConfig, changed, leaves
-from dcgan_dist.records import curves, read_row, read_rows
+from dcgan_dist.records import curves, read_row, read_rows, training_seconds
 from dcgan_dist.run_lock import trainer_in
 from dcgan_dist.sweeps.file import OF_A_POINT, Point, Sweep, read_sweep
 
@@ -127,7 +127,7 @@ def progress_of(run_dir: Path, wanted: Mapping[str, Any], *, metric: str | None 
         rows = []
     found = curves(rows)
     _, values = found.get(metric or "", ([], []))
-    step, seconds = rows[-1]["step"] if rows else 0, _seconds(found)
+    step, seconds = rows[-1]["step"] if rows else 0, training_seconds(found)
     return Progress(
         state=state,
         reason=reason,
@@ -215,14 +215,6 @@ def all_settings(config: TrainConfig) -> dict[str, Any]:
 def own_settings(point: Point, flags: Sequence[str] = ()) -> dict[str, Any]:
     """Settings by name that the sweep's file itself gives a point, and ``flags`` for all points."""
     return {name: value for name, value in settings([*point.flags, *flags]).items() if name not in OF_ONE_START}
-
-
-def _seconds(found: Mapping[str, tuple[list[int], list[float]]]) -> float:
-    """Seconds of a run's steps and pauses, from its curves."""
-    steps, pace = found.get("time/step", ([], []))
-    spans = [step - before for step, before in zip(steps, [0, *steps], strict=False)]
-    _, pauses = found.get("time/pause", ([], []))
-    return sum(span * seconds for span, seconds in zip(spans, pace, strict=True)) + sum(pauses)
 
 
 def eta_seconds(points: Sequence[Progress], *, at_once: int) -> float | None:
