@@ -1,22 +1,28 @@
 """Tables and pictures of docs/studies, from the runs of sweeps: ``python -m benchmarks.studies RUNS [SWEEP...]``.
 
 For each sweep of configs/sweeps that has finished runs in RUNS, or for those named: Markdown on standard output, and
-a plot and a picture of samples in docs/studies/images.
+a plot and a picture of samples in docs/studies/images. With --budget, what the studies cost instead: runs, steps, and
+hours by the pace of the runs that are done.
 """
 
 import argparse
+import statistics
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
 
+from dcgan_dist.cli import read_yaml
 from dcgan_dist.pages.sweep_summary import Summary, SweepMeasure, summarise
 from dcgan_dist.pages.sweep_trials import Setting
+from dcgan_dist.pictures import histogram_counts
 from dcgan_dist.sweeps.comparison import verdict
 from dcgan_dist.sweeps.file import read_sweep
+from dcgan_dist.sweeps.points import config_of, progress_of
 
 MEASURES = {
     "eval/kid": "KID",
@@ -51,12 +57,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "sweeps", nargs="*", metavar="SWEEP", help="names (default: all that begin with c and a number)"
     )
+    parser.add_argument("--budget", action="store_true", help="what the studies cost, and nothing else")
     parser.add_argument("--step", type=int, help="compare after so many steps")
     parser.add_argument("--images", type=int, help="compare after so many real images")
     arguments = parser.parse_args(argv)
     mpl.use("agg")
     IMAGES.mkdir(parents=True, exist_ok=True)
     names = arguments.sweeps or sorted(path.stem for path in SWEEPS.glob("c[0-9][0-9]_*.yaml"))
+    if arguments.budget:
+        print(budget(names, arguments.runs))
+        return
     for name in names:
         try:
             summary = summarise(
@@ -70,6 +80,32 @@ def main(argv: Sequence[str] | None = None) -> None:
         if arguments.step is None and arguments.images is None:
             curves(summary, IMAGES / f"{name}.png")
             samples(summary, IMAGES / f"{name}-samples.webp")
+            if summary.metric.name.startswith("score/"):
+                print(f"\n{score_table(summary)}")
+                score_histograms(summary, IMAGES / f"{name}-scores.png")
+
+
+def budget(names: Sequence[str], runs: Path) -> str:
+    """Markdown: steps x seconds x runs of each study, as far as runs of its recipes and batches have been timed."""
+    paces: dict[tuple[str, int], list[float]] = {}
+    for path in runs.glob("*/*/config.yaml"):
+        settings, found = read_yaml(path), progress_of(path.parent, {})
+        if found.pace:
+            paces.setdefault((settings["recipe"], settings["batch_size"]), []).append(found.pace)
+    lines = ["| study | runs | steps a run | seconds a step | hours |", "| --- | ---: | ---: | ---: | ---: |"]
+    for name in names:
+        sweep = read_sweep(SWEEPS / f"{name}.yaml")
+        configs = [config_of(sweep.point(index)) for index in range(sweep.count)]
+        steps = [config.max_steps for config in configs]
+        pace = [paces.get((config.recipe, config.images.batch_size)) for config in configs]
+        seconds = [statistics.median(each) if each else None for each in pace]
+        known = [(n, each) for n, each in zip(steps, seconds, strict=True) if n and each]
+        hours = f"{sum(n * each for n, each in known) / 3600:.1f}" if len(known) == len(configs) else "not timed"
+        range_of = sorted(each for _, each in known)
+        told = f"{range_of[0]:.3f} to {range_of[-1]:.3f}" if known else ""
+        lengths = " or ".join(sorted({f"{n:,}" if n else "epochs" for n in steps}))
+        lines.append(f"| {name} | {len(configs)} | {lengths} | {told} | {hours} |")
+    return "\n".join(lines)
 
 
 def chosen(summary: Summary) -> list[tuple[str, SweepMeasure]]:
@@ -126,14 +162,49 @@ def curves(summary: Summary, path: Path) -> None:
                 steps, values = trial.run.curves.get(measure.name, ([], []))
                 label = setting.name if number == 0 else None
                 axes.plot(steps, values, ".-", color=f"C{setting.place}", linewidth=0.9, label=label)
-        if measure.floor is not None:
-            axes.axhline(measure.floor, color="grey", linestyle="--", linewidth=0.8)
         axes.set_xlabel("step")
         axes.set_title(measure.name, fontsize=9)
-        axes.set_yscale("log")
         if place == 1:
             axes.legend(fontsize=7)
     figure.savefig(path, dpi=110)
+
+
+def score_table(summary: Summary) -> str:
+    """Markdown: what D says at the end, all seeds together; percentiles to the width of a bin of the histograms."""
+    lines = ["| setting | of | 5 % | median | 95 % | above 0.9 |", "| --- | --- | ---: | ---: | ---: | ---: |"]
+    for setting in summary.settings:
+        for name, (edges, shares) in _scores(summary, setting).items():
+            total = shares.cumsum()
+            marks = [edges[np.searchsorted(total, level) + 1] for level in (0.05, 0.5, 0.95)]
+            above = shares[edges[:-1] >= 0.9 - 1e-9].sum()
+            cells = " | ".join(f"{mark:.2f}" for mark in marks)
+            lines.append(f"| {setting.name} | {name} | {cells} | {above:.0%} |")
+    return "\n".join(lines)
+
+
+def score_histograms(summary: Summary, path: Path) -> None:
+    """D's scores on reals and fakes at the end, a panel for each setting, all seeds together."""
+    figure = Figure(figsize=(4.5 * len(summary.settings), 2.8), layout="constrained")
+    for setting in summary.settings:
+        axes = figure.add_subplot(1, len(summary.settings), setting.place + 1)
+        for name, (edges, shares) in _scores(summary, setting).items():
+            axes.stairs(shares, edges, fill=True, alpha=0.5, label=name)
+        axes.set_title(setting.name, fontsize=9)
+        axes.set_xlabel("D's score")
+        axes.legend(fontsize=7)
+    figure.savefig(path, dpi=110)
+
+
+def _scores(summary: Summary, setting: Setting) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Edges of bins and shares in them of D's scores on reals and fakes, in the last row of each seed's histograms."""
+    found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    for trial in summary.trials_of(setting):
+        if trial.run and trial.run.histograms:
+            row = trial.run.histograms[-1]
+            for name, counts in histogram_counts(row).items():
+                _, before = found.get(name, (None, np.zeros(len(counts))))
+                found[name] = np.array(row["edges"]), before + np.array(counts)
+    return {name: (edges, counts / counts.sum()) for name, (edges, counts) in found.items()}
 
 
 def samples(summary: Summary, path: Path) -> None:
