@@ -1,10 +1,12 @@
 """Tables and pictures of docs/studies, from the runs of sweeps: ``python -m benchmarks.studies RUNS [SWEEP...]``.
 
 For each sweep of configs/sweeps that has finished runs in RUNS, or for those named: Markdown on standard output, and
-a plot and a picture of samples in docs/studies/images.
+a plot and a picture of samples in docs/studies/images. With --budget, what the studies cost instead: runs, steps, and
+hours by the pace of the runs that are done.
 """
 
 import argparse
+import statistics
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,10 +15,12 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
 
+from dcgan_dist.cli import read_yaml
 from dcgan_dist.pages.sweep_summary import Summary, SweepMeasure, summarise
 from dcgan_dist.pages.sweep_trials import Setting
 from dcgan_dist.sweeps.comparison import verdict
 from dcgan_dist.sweeps.file import read_sweep
+from dcgan_dist.sweeps.points import config_of, progress_of
 
 MEASURES = {
     "eval/kid": "KID",
@@ -51,12 +55,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "sweeps", nargs="*", metavar="SWEEP", help="names (default: all that begin with c and a number)"
     )
+    parser.add_argument("--budget", action="store_true", help="what the studies cost, and nothing else")
     parser.add_argument("--step", type=int, help="compare after so many steps")
     parser.add_argument("--images", type=int, help="compare after so many real images")
     arguments = parser.parse_args(argv)
     mpl.use("agg")
     IMAGES.mkdir(parents=True, exist_ok=True)
     names = arguments.sweeps or sorted(path.stem for path in SWEEPS.glob("c[0-9][0-9]_*.yaml"))
+    if arguments.budget:
+        print(budget(names, arguments.runs))
+        return
     for name in names:
         try:
             summary = summarise(
@@ -70,6 +78,29 @@ def main(argv: Sequence[str] | None = None) -> None:
         if arguments.step is None and arguments.images is None:
             curves(summary, IMAGES / f"{name}.png")
             samples(summary, IMAGES / f"{name}-samples.webp")
+
+
+def budget(names: Sequence[str], runs: Path) -> str:
+    """Markdown: steps x seconds x runs of each study, as far as runs of its recipes and batches have been timed."""
+    paces: dict[tuple[str, int], list[float]] = {}
+    for path in runs.glob("*/*/config.yaml"):
+        settings, found = read_yaml(path), progress_of(path.parent, {})
+        if found.pace:
+            paces.setdefault((settings["recipe"], settings["batch_size"]), []).append(found.pace)
+    lines = ["| study | runs | steps a run | seconds a step | hours |", "| --- | ---: | ---: | ---: | ---: |"]
+    for name in names:
+        sweep = read_sweep(SWEEPS / f"{name}.yaml")
+        configs = [config_of(sweep.point(index)) for index in range(sweep.count)]
+        steps = [config.max_steps for config in configs]
+        pace = [paces.get((config.recipe, config.images.batch_size)) for config in configs]
+        seconds = [statistics.median(each) if each else None for each in pace]
+        known = [(n, each) for n, each in zip(steps, seconds, strict=True) if n and each]
+        hours = f"{sum(n * each for n, each in known) / 3600:.1f}" if len(known) == len(configs) else "not timed"
+        range_of = sorted(each for _, each in known)
+        told = f"{range_of[0]:.3f} to {range_of[-1]:.3f}" if known else ""
+        lengths = " or ".join(sorted({f"{n:,}" if n else "epochs" for n in steps}))
+        lines.append(f"| {name} | {len(configs)} | {lengths} | {told} | {hours} |")
+    return "\n".join(lines)
 
 
 def chosen(summary: Summary) -> list[tuple[str, SweepMeasure]]:
