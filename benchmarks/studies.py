@@ -12,12 +12,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
 
 from dcgan_dist.cli import read_yaml
 from dcgan_dist.pages.sweep_summary import Summary, SweepMeasure, summarise
 from dcgan_dist.pages.sweep_trials import Setting
+from dcgan_dist.pictures import histogram_counts
 from dcgan_dist.sweeps.comparison import verdict
 from dcgan_dist.sweeps.file import read_sweep
 from dcgan_dist.sweeps.points import config_of, progress_of
@@ -78,6 +80,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         if arguments.step is None and arguments.images is None:
             curves(summary, IMAGES / f"{name}.png")
             samples(summary, IMAGES / f"{name}-samples.webp")
+            if summary.metric.name.startswith("score/"):
+                print(f"\n{score_table(summary)}")
+                score_histograms(summary, IMAGES / f"{name}-scores.png")
 
 
 def budget(names: Sequence[str], runs: Path) -> str:
@@ -165,6 +170,44 @@ def curves(summary: Summary, path: Path) -> None:
         if place == 1:
             axes.legend(fontsize=7)
     figure.savefig(path, dpi=110)
+
+
+def score_table(summary: Summary) -> str:
+    """Markdown: what D says at the end, all seeds together; percentiles to the width of a bin of the histograms."""
+    lines = ["| setting | of | 5 % | median | 95 % | above 0.9 |", "| --- | --- | ---: | ---: | ---: | ---: |"]
+    for setting in summary.settings:
+        for name, (edges, shares) in _scores(summary, setting).items():
+            total = shares.cumsum()
+            marks = [edges[np.searchsorted(total, level) + 1] for level in (0.05, 0.5, 0.95)]
+            above = shares[edges[:-1] >= 0.9 - 1e-9].sum()
+            cells = " | ".join(f"{mark:.2f}" for mark in marks)
+            lines.append(f"| {setting.name} | {name} | {cells} | {above:.0%} |")
+    return "\n".join(lines)
+
+
+def score_histograms(summary: Summary, path: Path) -> None:
+    """D's scores on reals and fakes at the end, a panel for each setting, all seeds together."""
+    figure = Figure(figsize=(4.5 * len(summary.settings), 2.8), layout="constrained")
+    for setting in summary.settings:
+        axes = figure.add_subplot(1, len(summary.settings), setting.place + 1)
+        for name, (edges, shares) in _scores(summary, setting).items():
+            axes.stairs(shares, edges, fill=True, alpha=0.5, label=name)
+        axes.set_title(setting.name, fontsize=9)
+        axes.set_xlabel("D's score")
+        axes.legend(fontsize=7)
+    figure.savefig(path, dpi=110)
+
+
+def _scores(summary: Summary, setting: Setting) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Edges of bins and shares in them of D's scores on reals and fakes, in the last row of each seed's histograms."""
+    found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    for trial in summary.trials_of(setting):
+        if trial.run and trial.run.histograms:
+            row = trial.run.histograms[-1]
+            for name, counts in histogram_counts(row).items():
+                _, before = found.get(name, (None, np.zeros(len(counts))))
+                found[name] = np.array(row["edges"]), before + np.array(counts)
+    return {name: (edges, counts / counts.sum()) for name, (edges, counts) in found.items()}
 
 
 def samples(summary: Summary, path: Path) -> None:
