@@ -215,7 +215,8 @@ def samples(summary: Summary, path: Path) -> None:
     lines: list[tuple[str, list[Image.Image]]] = []
     for setting in summary.settings:
         runs = [trial.run for trial in summary.trials_of(setting) if trial.run]
-        lines.append((setting.name, [_first_rows(run.grids[-1][1]) for run in runs if run.grids]))
+        if blocks := [_first_rows(run.grids[-1][1]) for run in runs if run.grids]:
+            lines.append((setting.name, blocks))
     reals = next(trial.run.directory.reals for trial in summary.trials if trial.run and trial.is_counted)
     lines.append(("the data", [_first_rows(reals)]))
     width = max(sum(block.width + GAP for block in blocks) for _, blocks in lines)
