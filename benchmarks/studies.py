@@ -162,11 +162,8 @@ def curves(summary: Summary, path: Path) -> None:
                 steps, values = trial.run.curves.get(measure.name, ([], []))
                 label = setting.name if number == 0 else None
                 axes.plot(steps, values, ".-", color=f"C{setting.place}", linewidth=0.9, label=label)
-        if measure.floor is not None:
-            axes.axhline(measure.floor, color="grey", linestyle="--", linewidth=0.8)
         axes.set_xlabel("step")
         axes.set_title(measure.name, fontsize=9)
-        axes.set_yscale("log")
         if place == 1:
             axes.legend(fontsize=7)
     figure.savefig(path, dpi=110)
