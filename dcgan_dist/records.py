@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -59,6 +59,14 @@ def curves(rows: Sequence[Row]) -> dict[str, Curve]:
             if name != "step" and is_number(value):
                 found.setdefault(name, {})[row["step"]] = float(value)
     return {name: (list(points), list(points.values())) for name, points in found.items()}
+
+
+def training_seconds(found: Mapping[str, Curve]) -> float:
+    """Wall time of a run from its curves: steps and pauses. A run that was resumed counts what it kept."""
+    steps, pace = found.get("time/step", ([], []))
+    spans = [step - before for step, before in zip(steps, [0, *steps], strict=False)]
+    _, pauses = found.get("time/pause", ([], []))
+    return sum(span * seconds for span, seconds in zip(spans, pace, strict=True)) + sum(pauses)
 
 
 def evenly(count: int, limit: int) -> list[int]:

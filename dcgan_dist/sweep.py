@@ -14,7 +14,7 @@ from rich.table import Table
 
 from dcgan_dist.cli import fail
 from dcgan_dist.run_lock import is_locked
-from dcgan_dist.sweeps.file import Point, Sweep, read_sweep
+from dcgan_dist.sweeps.file import Point, Sweep
 from dcgan_dist.sweeps.plan import Plan, visible_gpus
 from dcgan_dist.sweeps.points import STATES, Progress, checked_sweep, eta_seconds, own_settings, progress_of
 from dcgan_dist.sweeps.run import SweepRun
@@ -34,8 +34,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = _parser()
     arguments = parser.parse_args(words[:end])
     arguments.words, arguments.flags = words, words[end + 1 :]
-    if arguments.flags and arguments.run not in (_run, _count):
-        parser.error(f"only run and count take flags of dcgan_dist.train, got {shlex.join(arguments.flags)}")
+    if arguments.flags and arguments.run not in (_run, _count, _args):
+        parser.error(f"only run, count and args take flags of dcgan_dist.train, got {shlex.join(arguments.flags)}")
     try:
         arguments.run(arguments)
     except ValueError as error:
@@ -78,8 +78,12 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(run=_count)
     add("list", "check a sweep and print its points with the names of their run directories").set_defaults(run=_list)
     command = add("args", "print the arguments of dcgan_dist.train for one point, one a line")
+    command.usage = f"{PROGRAM} args FILE I [--labels] [--runs DIR] [-- FLAG...]"
+    command.epilog = "FLAG: of dcgan_dist.train, for all points; they are not printed, but a point's state obeys them"
     command.add_argument("index", type=int, metavar="I", help="its number, from 0")
-    command.add_argument("--labels", action="store_true", help="first two lines with its group and job type in W&B")
+    command.add_argument(
+        "--labels", action="store_true", help="first three lines with its group and job type in W&B, and its state"
+    )
     add_runs(command)
     command.set_defaults(run=_args)
     command = add("report", "write one page and a table about the runs: means over seeds, intervals, tests, plots")
@@ -143,13 +147,19 @@ def _status(arguments: argparse.Namespace) -> None:
         told = {"sweep": sweep.name, "metric": sweep.metric, "goal": sweep.goal, "counts": counts}
         print(json.dumps(told | {"eta_seconds": seconds, "points": rows}, indent=1))
         return
-    console = Console(highlight=False, markup=False)
-    if not console.is_terminal:
-        console.width = PIPE_COLUMNS
+    console = _console()
     console.print(_table(sweep, points, found))
     console.print(", ".join(f"{count} {state}" for state, count in counts.items() if count or state == "done"))
     if seconds is not None:
         console.print(f"ETA {timedelta(seconds=round(seconds))}, {counts['running']} at a time")
+
+
+def _console() -> Console:
+    """Standard output for tables."""
+    console = Console(highlight=False, markup=False)
+    if not console.is_terminal:
+        console.width = PIPE_COLUMNS
+    return console
 
 
 def _progress(point: Point, directory: Path, *, metric: str | None) -> Progress:
@@ -193,17 +203,17 @@ def _list(arguments: argparse.Namespace) -> None:
     table.columns[0].justify = "right"
     for index in range(sweep.count):
         table.add_row(str(index), f"{sweep.name}/{sweep.point(index).name}")
-    Console().print(table)
+    _console().print(table)
 
 
 def _args(arguments: argparse.Namespace) -> None:
-    sweep = read_sweep(arguments.file)
+    sweep = checked_sweep(arguments.file, arguments.flags)
     point = sweep.point(arguments.index)
     run_dir = arguments.runs / sweep.name / point.name
-    found = progress_of(run_dir, own_settings(point))
+    found = progress_of(run_dir, own_settings(point, arguments.flags))
     if found.state == "changed":
         raise ValueError(f"sweep {arguments.file}, point {point.index}: {run_dir} had other settings: {found.reason}")
-    labels = [point.group, point.job_type] if arguments.labels else []
+    labels = [point.group, point.job_type, found.state] if arguments.labels else []
     print(*labels, f"--run_dir={run_dir}", *point.flags, sep="\n")
 
 
@@ -211,11 +221,7 @@ def _report(arguments: argparse.Namespace) -> None:
     from dcgan_dist.sweeps.report import write_sweep_report  # torch and scipy take seconds to import, --help should not
 
     options = {name: getattr(arguments, name) for name in ("out", "baseline", "step", "images", "wandb")}
-    try:
-        told = write_sweep_report(checked_sweep(arguments.file), arguments.runs, **options)
-    except OSError as error:
-        fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), code=1)
-    print(*told, sep="\n")
+    print(*write_sweep_report(checked_sweep(arguments.file), arguments.runs, **options), sep="\n")
 
 
 if __name__ == "__main__":

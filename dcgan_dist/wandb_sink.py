@@ -3,7 +3,6 @@
 What logs returns at once, whatever the server does. What asks the server (artifacts) has a thread of its own.
 """
 
-import hashlib
 import os
 import sys
 import threading
@@ -16,6 +15,8 @@ from typing import Any, Literal
 from urllib.parse import quote
 
 import yaml
+
+from dcgan_dist.words import shortened
 
 MODES = ("online", "offline", "disabled")
 START_SECONDS = 20
@@ -231,23 +232,15 @@ def place_of(run_dir: Path) -> Place:
         group = f"{sweep_id}/{_words(chosen)}"
         job_type = None if seed is None else f"seed={seed}"
     return Place(
-        name=_shortened(os.environ.get("WANDB_NAME") or name, LONGEST_NAME),
-        group=None if os.environ.get("WANDB_RUN_GROUP") else group and _shortened(group, LONGEST_NAME),
-        job_type=None if os.environ.get("WANDB_JOB_TYPE") else job_type and _shortened(job_type, LONGEST_JOB_TYPE),
+        name=shortened(os.environ.get("WANDB_NAME") or name, LONGEST_NAME),
+        group=None if os.environ.get("WANDB_RUN_GROUP") else group and shortened(group, LONGEST_NAME),
+        job_type=None if os.environ.get("WANDB_JOB_TYPE") else job_type and shortened(job_type, LONGEST_JOB_TYPE),
     )
 
 
 def _words(chosen: Mapping[str, Any]) -> str:
     """Parameters as the directories of a sweep's points are named."""
     return ",".join(f"{name}={quote(str(value), safe='+')}" for name, value in chosen.items()) or "only"
-
-
-def _shortened(name: str, length: int) -> str:
-    """A name that is too long for the server, cut, with a digest that keeps it apart from others."""
-    if len(name) <= length:
-        return name
-    digest = hashlib.sha256(name.encode()).hexdigest()[:12]
-    return f"{name[: length - 13]}-{digest}"
 
 
 def _reason(error: Exception) -> str:

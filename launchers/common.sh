@@ -109,10 +109,6 @@ value_of() { # NAME ARGUMENT... : the value of the last --NAME VALUE or --NAME=V
 
 underscored() { printf '%s\n' "${1//-/_}"; }
 
-is_done() { # RUN_DIR
-    grep -qs '"state": "done"' "$1/status.json"
-}
-
 # Which status.json there is; each one that is written is another file.
 written() { stat -c '%i %y' "$1/status.json" 2>/dev/null || true; } # RUN_DIR
 

@@ -21,10 +21,12 @@ from dcgan_dist import train, wandb_sink
 from dcgan_dist.cli import read_yaml
 from dcgan_dist.images import write_png
 from dcgan_dist.loop import Training
+from dcgan_dist.sweeps import report as sweep_report
 from dcgan_dist.wandb_sink import WandbSink, place_of, wanted_mode
 from tests import jobs
 from tests.jobs import rows, status
 from tests.shared import REPOSITORY, needs_shared
+from tests.sweeps.made import kid_rows, made_sweep
 from tests.wandb_server import KEY, STAND_IN, Server, served, wandb_command, without_wandb
 
 needs_server = needs_shared(str(STAND_IN))
@@ -394,6 +396,27 @@ def test_an_outage_neither_blocks_nor_ends_training(
         assert "warning: W&B: not all was uploaded in 3 s; later: wandb sync" in told
         assert max(row["time/step"] for row in rows(run_dir)) < 3
     assert told.count("warning: W&B") <= 2  # an artifact, and the end
+
+
+@pytest.mark.slow
+@needs_server
+def test_a_report_that_the_server_does_not_take_is_kept_offline(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(REPOSITORY)  # where the sweep's recipe is
+    html = wandb.Html
+
+    def hanging(*arguments: Any, **options: Any) -> wandb.Html:
+        server.switch("killed")
+        return html(*arguments, **options)
+
+    monkeypatch.setattr(wandb, "Html", hanging)
+    made = made_sweep(tmp_path, rows=kid_rows)
+    told = sweep_report.write_sweep_report(made, tmp_path / "runs", wandb=True)
+    assert capsys.readouterr().err.count("going on offline") == 1
+    assert "W&B: offline; upload later with: wandb sync" in told[-1]
+    (segment,) = segments(tmp_path / "runs" / "made")
+    assert len(list((segment / "files" / "media").rglob("*.html"))) == 1
 
 
 DYING = """

@@ -11,7 +11,7 @@ from dcgan_dist.cli import read_yaml
 from dcgan_dist.collapse.reference import ColourMode
 from dcgan_dist.config import TrainConfig, changed, leaves
 from dcgan_dist.pictures import histogram_counts
-from dcgan_dist.records import Curve, Row, curves, is_number, read_rows
+from dcgan_dist.records import Curve, Row, curves, is_number, read_rows, training_seconds
 from dcgan_dist.run_directory import RunDirectory
 from dcgan_dist.words import counted
 
@@ -54,13 +54,8 @@ class Run:
 
     @property
     def seconds(self) -> float:
-        """Wall time of training, from the rows: steps and pauses. A run that was resumed counts what it kept."""
-        steps, values = self.curves.get("time/step", ([], []))
-        before = [0, *steps]
-        pauses = self.curves.get("time/pause", ([], []))[1]
-        return sum(value * (step - since) for step, since, value in zip(steps, before, values, strict=False)) + sum(
-            pauses
-        )
+        """Wall time of training; of a run that was resumed, what it kept."""
+        return training_seconds(self.curves)
 
 
 def gather(directories: Sequence[Path]) -> list[Run]:

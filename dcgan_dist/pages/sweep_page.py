@@ -137,8 +137,14 @@ def _conditions(summary: Summary) -> list[str]:
         said.append(
             "The baseline has no value of the metric, so nothing is compared with it: --baseline chooses another."
         )
-    if "batch_size" in summary.parameters and not summary.is_by_images:
+    if len({_batch_size(summary, setting) for setting in summary.settings} - {None}) > 1 and not summary.is_by_images:
         said.append("batch_size varies: equal steps are not equal images seen. --images N compares at equal images.")
+    ends = {trial.run.last_step or 0 for trial in summary.trials if trial.run and trial.is_counted}
+    if len(ends) > 1 and not summary.is_by_images:
+        said.append(
+            f"Runs have {min(ends):,} to {max(ends):,} steps, and the metric is compared at step "
+            f"{summary.metric.at:,}: what longer runs gain after it is in the curves alone."
+        )
     seeds = {len(summary.trials_of(setting)) for setting in summary.settings}
     if max(seeds) < 2:
         said.append("One seed says nothing of chance: intervals and tests need two seeds or more.")

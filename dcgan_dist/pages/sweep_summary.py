@@ -3,13 +3,13 @@
 From Python: ``summarise(read_sweep(Path("configs/sweeps/lr_ratio.yaml")), Path("runs"))``.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from dcgan_dist.pages.gather import Run
 from dcgan_dist.pages.measures import GROUPS, beside, better, group_of, is_beside, is_collapse_score
-from dcgan_dist.pages.sweep_trials import Setting, Trial, baseline_of, settings_of, trials_of, varying
+from dcgan_dist.pages.sweep_trials import Setting, Trial, baseline_of, given_by, settings_of, trials_of, varying
 from dcgan_dist.pages.tables import apart
 from dcgan_dist.sweeps.comparison import Comparison, Estimate, compare, estimate, holm
 from dcgan_dist.sweeps.file import Sweep
@@ -124,7 +124,8 @@ def summarise(
         raise ValueError(f"sweep {sweep.name}: no run yet in {runs / sweep.name}")
     trials = [replace(trial, is_counted=_counts(trial, step=step, images=images)) for trial in trials]
     _check_counted(trials, name=sweep.name, step=step, images=images)
-    notes += _differences([trial.run for trial in trials if trial.run and trial.is_counted], sweep)
+    given = {name for point in points for name in given_by(point.parameters)}
+    notes += _differences([trial.run for trial in trials if trial.run and trial.is_counted], given=given)
     summary = Summary(
         sweep=sweep,
         parameters=parameters,
@@ -170,10 +171,10 @@ def _check_counted(trials: Sequence[Trial], *, name: str, step: int | None, imag
     raise ValueError(f"sweep {name}: no run has come to {wanted} ({found})")
 
 
-def _differences(runs: Sequence[Run], sweep: Sweep) -> list[str]:
-    """A sentence when runs differ in more than the sweep's parameters: they are not of one file."""
+def _differences(runs: Sequence[Run], *, given: Collection[str]) -> list[str]:
+    """A sentence when runs differ in more than the settings ``given`` by the parameters: they are not of one file."""
     readable = [run for run in runs if run.settings]
-    names = [name for name in apart(readable) if name not in {parameter.name for parameter in sweep.parameters}]
+    names = [name for name in apart(readable) if name not in given]
     if not names:
         return []
     return [

@@ -84,7 +84,7 @@ def _compared(summary: Summary, setting: Setting) -> str:
     kind = next((kind for start, kind in (("better", "won"), ("worse", "lost")) if words.startswith(start)), "")
     if found.half_width is not None and found.p_holm is not None and found.p_holm >= SIGNIFICANT:
         words += f" (p = {found.p_holm:.2g} after Holm); one below {_half(found.half_width)} could not have been seen"
-    return f'<td>{difference}</td><td class="verdict-cell {kind}">{words}</td>'
+    return f'<td>{difference}</td><td class="verdict-cell {kind}">{escape(words)}</td>'
 
 
 def _test(comparison: Comparison) -> str:
@@ -162,13 +162,13 @@ def _measure_cell(summary: Summary, measure: SweepMeasure, place: int) -> str:
 def cost_table(summary: Summary) -> str:
     """Time, throughput and device-hours: a row for each setting and one for all, of every run there is."""
     rows, all_trials = [], [trial for trial in summary.trials if trial.run]
+    speeds = next((each.cells for each in summary.measures if each.name == "cost/images_per_second"), None)
     for setting in summary.settings:
         trials = [trial for trial in summary.trials_of(setting, all_states=True) if trial.run]
         seconds = [trial.run.seconds for trial in trials if trial.run]
-        speed = next(measure for measure in summary.measures if measure.name == "cost/images_per_second")
         cells = [
             str(len(trials)),
-            _interval(speed.cells[setting.place]),
+            _interval(speeds[setting.place] if speeds else None),
             _hours(sum(seconds) / len(seconds)) if seconds else "&ndash;",
             _device_hours([trial.device_hours for trial in trials]),
         ]

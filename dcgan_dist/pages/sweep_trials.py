@@ -9,7 +9,8 @@ from typing import Any
 from dcgan_dist import cli
 from dcgan_dist.config import TrainConfig, changed, leaves
 from dcgan_dist.pages.gather import Run, gather
-from dcgan_dist.sweeps.file import MODULE, Point, Sweep, Value
+from dcgan_dist.run_lock import trainer_in
+from dcgan_dist.sweeps.file import Point, Sweep, Value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +83,8 @@ def baseline_of(sweep: Sweep, settings: Sequence[Setting], *, wanted: str | None
         return _wanted(wanted, settings), "as asked for"
     own = _own_values(sweep)
     for setting in settings:
-        if own and setting.values and all(_typed(name, value) == own[name] for name, value in setting.values.items()):
+        given = given_by(setting.values)
+        if own and setting.values and all(own.get(name) == value for name, value in given.items()):
             return setting, "the recipe's own values"
     return settings[0], "the first of the file"
 
@@ -100,7 +102,7 @@ def _wanted(text: str, settings: Sequence[Setting]) -> Setting:
         setting
         for setting in settings
         if all(
-            value == str(setting.values[name]) or _typed(name, value) == _typed(name, setting.values[name])
+            value == str(setting.values[name]) or given_by({name: value}) == given_by({name: setting.values[name]})
             for name, value in given.items()
         )
     ]
@@ -114,21 +116,26 @@ def _wanted(text: str, settings: Sequence[Setting]) -> Setting:
 
 def _own_values(sweep: Sweep) -> dict[str, Any]:
     """Every setting of a run to which the sweep gives no parameters; empty when its recipe cannot be read."""
-    flags = [word for word in sweep.command[sweep.command.index(MODULE) + 1 :] if word != "${args}"]
     try:
-        given = cli.settings(flags)
+        given = cli.settings(sweep.fixed_flags)
         recipe = cli.read_yaml(Path(given["config"])) if "config" in given else {}
         return dict(leaves(changed(TrainConfig(), recipe | given)))
     except ValueError:
         return {}
 
 
-def _typed(name: str, value: Value) -> Any:
-    """The value as the setting's own type; as text when it is none of it."""
-    try:
-        return cli.settings([f"--{name}={value}"])[name]
-    except ValueError:
-        return str(value)
+def given_by(values: Mapping[str, Value]) -> dict[str, Any]:
+    """The settings that parameters with these values give a run, each as its own type; ``set`` gives any number.
+
+    A value that is none of its setting's type stays as text.
+    """
+    given: dict[str, Any] = {}
+    for name, value in values.items():
+        try:
+            given |= cli.settings([f"--{name}={value}"])
+        except ValueError:
+            given[name] = str(value)
+    return given
 
 
 def trials_of(
@@ -148,6 +155,8 @@ def trials_of(
         elif (path := directory / point.name).exists():
             try:
                 (run,) = gather([path])
+                if run.state == "running" and not _is_trained(path):
+                    run.state, run.reason = "stopped", "killed"
                 state = run.state or "no status"
             except ValueError as error:
                 notes.append(f"Left out: {error}.")
@@ -155,3 +164,11 @@ def trials_of(
         seen.setdefault((place, seed), point.name)
         trials.append(Trial(point=point.name, setting=place, seed=seed, run=run, state=state, is_counted=False))
     return trials
+
+
+def _is_trained(directory: Path) -> bool:
+    """Whether a process trains there; where the file system has no locks, status.json is believed."""
+    try:
+        return trainer_in(directory) is not None
+    except OSError:
+        return True

@@ -16,6 +16,8 @@ from urllib.parse import quote
 
 import yaml
 
+from dcgan_dist.words import shortened
+
 MODULE = "dcgan_dist.train"
 DEFAULT_COMMAND = ("${env}", "accelerate", "launch", "-m", MODULE, "${args}")
 """Of a file that has none. What stands before ``-m`` is for agents; other ways to run a sweep replace it."""
@@ -50,6 +52,8 @@ AGENTS_ALONE = ("beta", "q_beta", "inv_log_uniform", "inv_log_uniform_values")
 DEFAULTS = {"q": 1, "mu": 0, "sigma": 1}
 LISTED = ("constant", "categorical", "int_uniform", "q_uniform")
 """What a grid can be made of."""
+OF_A_POINT = ("run_dir", "resume")
+"""Settings that neither the file nor a flag for all points may give."""
 DIGITS = 6
 """Significant digits of numbers that are drawn, so that names are short and a flag says all of the number."""
 LONGEST_NAME = 200
@@ -119,12 +123,21 @@ class Sweep:
         first = [f"{index:04d}"] if self.method == "random" else []  # which may draw a point twice
         return Point(
             index=index,
-            name=_shortened(",".join([*first, *words.values()]) or "only", LONGEST_NAME),
+            name=shortened(",".join([*first, *words.values()]) or "only", LONGEST_NAME),
             parameters=chosen,
             flags=tuple(self._flags(chosen)),
-            group=_shortened(",".join([self.name, *others]), LONGEST_GROUP),
+            group=shortened(",".join([self.name, *others]), LONGEST_GROUP),
             job_type=f"seed={chosen['seed']}" if "seed" in chosen else "",
         )
+
+    @property
+    def fixed_flags(self) -> list[str]:
+        """Arguments of ``dcgan_dist.train`` that the command gives every point, beside the parameters."""
+        return [word for word in self._words_behind_module if word != "${args}"]
+
+    @property
+    def _words_behind_module(self) -> tuple[str, ...]:
+        return self.command[self.command.index(MODULE) + 1 :]
 
     @property
     def _names(self) -> list[str]:
@@ -147,7 +160,7 @@ class Sweep:
     def _flags(self, chosen: Mapping[str, Value]) -> list[str]:
         """What stands behind ``-m dcgan_dist.train`` in the command, with the parameters for its macro."""
         flags: list[str] = []
-        for word in self.command[self.command.index(MODULE) + 1 :]:
+        for word in self._words_behind_module:
             if word == "${args}":
                 flags += [f"--{name}={value}" for name, value in chosen.items()]
             else:
@@ -179,10 +192,14 @@ class _Loader(yaml.SafeLoader):
     """YAML in which no key is given twice."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for place, key in enumerate(keys):
-            if key in keys[:place]:
-                raise ValueError(f"line {node.value[place][0].start_mark.line + 1}: {key} is given twice")
+        seen: list[Hashable] = []
+        for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":  # <<: *other
+                continue
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise ValueError(f"line {key_node.start_mark.line + 1}: {key} is given twice")
+            seen.append(key)
         return super().construct_mapping(node, deep=deep)
 
 
@@ -256,7 +273,7 @@ def _command(given: Any, names: Sequence[str]) -> tuple[str, ...]:
         if word != "${args}" and word.startswith("${"):
             raise ValueError(f"command: only ${{args}} may stand after {MODULE}, got {word!r}")
         name = word.removeprefix("--").partition("=")[0].replace("-", "_")
-        if word.startswith("--") and name in ("run_dir", "resume"):
+        if word.startswith("--") and name in OF_A_POINT:
             raise ValueError(f"command: leave out {name}: each point has its own directory, and resumes there")
         if word.startswith("--") and name in names:
             raise ValueError(f"command: {name} is one of parameters already")
@@ -267,7 +284,7 @@ def _parameter(name: Any, spec: Any, *, method: str) -> Parameter:
     place = f"parameters: {name}"
     if not isinstance(name, str) or not name.isidentifier():
         raise ValueError(f"{place}: must be the name of a setting, as batch_size")
-    if name in ("run_dir", "resume"):
+    if name in OF_A_POINT:
         raise ValueError(f"{place}: each point has its own directory, and resumes there")
     if not isinstance(spec, dict):
         raise ValueError(f"{place}: must have value, values, or min and max, got {spec!r}")
@@ -276,7 +293,7 @@ def _parameter(name: Any, spec: Any, *, method: str) -> Parameter:
     kind = spec["distribution"] if "distribution" in spec else _implied(place, spec)
     if kind in AGENTS_ALONE:
         raise ValueError(f"{place}: distribution {kind} is drawn by W&B's agents alone")
-    if kind not in DISTRIBUTIONS:
+    if not isinstance(kind, str) or kind not in DISTRIBUTIONS:
         raise ValueError(f"{place}: unknown distribution {kind!r}{_suggestion(str(kind), DISTRIBUTIONS)}")
     for key in spec:
         if key != "distribution" and key not in DISTRIBUTIONS[kind]:
@@ -392,13 +409,6 @@ def _count(run_cap: Any, parameters: Sequence[Parameter], *, method: str) -> int
 def _suggestion(name: str, known: Sequence[str] | Mapping[str, Any]) -> str:
     close = difflib.get_close_matches(name, list(known), n=1)
     return f"; did you mean {close[0]}?" if close else f"; known are {', '.join(known)}"
-
-
-def _shortened(name: str, limit: int) -> str:
-    """The name, or its beginning and a digest of all of it, in at most ``limit`` characters."""
-    if len(name) <= limit:
-        return name
-    return f"{name[: limit - 13]}-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
 
 
 def _uniform(sweep: str, parameter: str, index: int) -> float:

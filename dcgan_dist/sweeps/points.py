@@ -10,9 +10,9 @@ from typing import Any, Literal
 
 from dcgan_dist.cli import read_yaml, settings
 from dcgan_dist.config import LENGTHS, MAY_DIFFER, RunConfig, TrainConfig, changed, leaves
-from dcgan_dist.records import curves, read_row, read_rows
+from dcgan_dist.records import curves, read_row, read_rows, training_seconds
 from dcgan_dist.run_lock import trainer_in
-from dcgan_dist.sweeps.file import Point, Sweep, read_sweep
+from dcgan_dist.sweeps.file import OF_A_POINT, Point, Sweep, read_sweep
 
 State = Literal["done", "running", "stopped", "failed", "changed", "left"]
 STATES: tuple[State, ...] = ("done", "running", "stopped", "failed", "changed", "left")
@@ -58,7 +58,7 @@ def checked_sweep(path: Path, flags: Sequence[str] = ()) -> Sweep:
     """
     sweep = read_sweep(path)
     given = settings(flags)
-    for name in ("run_dir", "resume"):
+    for name in OF_A_POINT:
         if name in given:
             raise ValueError(f"{name}: each point has its own directory, and resumes there")
     for index in range(sweep.count):
@@ -67,9 +67,30 @@ def checked_sweep(path: Path, flags: Sequence[str] = ()) -> Sweep:
             config_of(point, flags)
         except ValueError as error:
             raise ValueError(f"sweep {path}, point {index} ({point.name}): {error}") from None
-    for name in sorted(given.keys() & settings(sweep.point(0).flags).keys()):
+    try:
+        own = _settings_of_file(sweep)
+    except ValueError as error:
+        raise ValueError(f"sweep {path}: {error}") from None
+    for name in sorted(given.keys() & own):
         raise ValueError(f"{name}: sweep {path} gives it already; a flag for all points must be another")
     return sweep
+
+
+def _settings_of_file(sweep: Sweep) -> set[str]:
+    """Names of the settings that a sweep's file gives any of its points.
+
+    Raises:
+        ValueError: when ``set`` gives one that stands elsewhere too, where either could win, or that is a point's own.
+    """
+    own = settings(sweep.fixed_flags).keys() | {each.name for each in sweep.parameters if each.name != "set"}
+    values = [value for each in sweep.parameters if each.name == "set" for value in each.values]
+    given = {name: value for value in values for name in settings([f"--set={value}"])}
+    for name, value in given.items():
+        if name in OF_A_POINT:
+            raise ValueError(f"parameters: set: each point has its own directory, and resumes there, got {value!r}")
+        if name in own:
+            raise ValueError(f"parameters: set: {name} is in command or one of parameters already, got {value!r}")
+    return own | given.keys()
 
 
 def config_of(point: Point, flags: Sequence[str] = ()) -> TrainConfig:
@@ -106,7 +127,7 @@ def progress_of(run_dir: Path, wanted: Mapping[str, Any], *, metric: str | None 
         rows = []
     found = curves(rows)
     _, values = found.get(metric or "", ([], []))
-    step, seconds = rows[-1]["step"] if rows else 0, _seconds(found)
+    step, seconds = rows[-1]["step"] if rows else 0, training_seconds(found)
     return Progress(
         state=state,
         reason=reason,
@@ -191,17 +212,9 @@ def all_settings(config: TrainConfig) -> dict[str, Any]:
     return {name: value for name, value in leaves(config) if name not in OF_ONE_START}
 
 
-def own_settings(point: Point) -> dict[str, Any]:
-    """Settings by name that the sweep's file itself gives a point."""
-    return {name: value for name, value in settings(point.flags).items() if name not in OF_ONE_START}
-
-
-def _seconds(found: Mapping[str, tuple[list[int], list[float]]]) -> float:
-    """Seconds of a run's steps and pauses, from its curves."""
-    steps, pace = found.get("time/step", ([], []))
-    spans = [step - before for step, before in zip(steps, [0, *steps], strict=False)]
-    _, pauses = found.get("time/pause", ([], []))
-    return sum(span * seconds for span, seconds in zip(spans, pace, strict=True)) + sum(pauses)
+def own_settings(point: Point, flags: Sequence[str] = ()) -> dict[str, Any]:
+    """Settings by name that the sweep's file itself gives a point, and ``flags`` for all points."""
+    return {name: value for name, value in settings([*point.flags, *flags]).items() if name not in OF_ONE_START}
 
 
 def eta_seconds(points: Sequence[Progress], *, at_once: int) -> float | None:

@@ -130,36 +130,42 @@ def _row(summary: Summary, measure: SweepMeasure, setting: Setting) -> Row:
 
 
 def _log(summary: Summary, page: Path, *, directory: Path) -> str:
-    """Log the table, the numbers of each seed and the page as one run of W&B, offline without a key; where it is."""
+    """Log the table, the numbers of each seed and the page as one run of W&B; where it is.
+
+    Offline without a key, and when the server does not take all of it.
+    """
     import wandb
 
-    configs = [trial.run.config for trial in summary.trials if trial.run and trial.run.config]
-    project = configs[0].log.project if configs else LogConfig().project
-
-    def begin(mode: str) -> Any:
-        if mode != "online":
-            os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # else a DNS look-up, even offline
-        return wandb.init(
-            project=project,
-            name=f"{summary.sweep.name} report",
-            group=summary.sweep.name,
-            job_type="report",
-            dir=str(directory),
-            mode=mode,  # type: ignore[arg-type]
-            settings=wandb.Settings(
-                init_timeout=START_SECONDS, finish_timeout=FINISH_SECONDS, console="off", silent=True
-            ),
-        )
-
     try:
-        mode = wanted_mode()
-        run = begin(mode)
+        return _logged(summary, page, directory=directory, mode=wanted_mode())
     except Exception as error:  # W&B's errors have no common base
         reason = (str(error) or type(error).__name__).splitlines()[0]
         print(f"warning: W&B: {reason}; going on offline", file=sys.stderr)
         wandb.teardown()  # else the half-started run still owns its id
-        mode = "offline"
-        run = begin(mode)
+    return _logged(summary, page, directory=directory, mode="offline")
+
+
+def _logged(summary: Summary, page: Path, *, directory: Path, mode: str) -> str:
+    import wandb
+
+    if mode != "online":
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # else a DNS look-up, even offline
+    configs = [trial.run.config for trial in summary.trials if trial.run and trial.run.config]
+    run = wandb.init(
+        project=configs[0].log.project if configs else LogConfig().project,
+        name=f"{summary.sweep.name} report",
+        group=summary.sweep.name,
+        job_type="report",
+        dir=str(directory),
+        mode=mode,  # type: ignore[arg-type]
+        settings=wandb.Settings(
+            init_timeout=START_SECONDS,
+            finish_timeout=FINISH_SECONDS,
+            finish_timeout_raises=True,
+            console="off",
+            silent=True,
+        ),
+    )
     columns = [*summary.parameters, *COLUMNS]
     seeds = ["setting", "seed", "metric", "value"]
     values = [

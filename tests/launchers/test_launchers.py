@@ -302,6 +302,15 @@ def test_bare_sweep_takes_the_flagship_one_point_after_another(checkout: Checkou
     assert len(checkout.steps()) == 18
 
 
+def test_a_point_that_is_to_be_longer_goes_on(checkout: Checkout) -> None:
+    checkout.trains(f"echo 'max_steps: 20' >$run_dir/config.yaml\n{ENDS}")
+    (checkout.path / "sweep.yaml").write_text(SWEEP.replace("  max_steps: {value: 5}\n", ""))
+    for steps, begun in ((20, 3), (20, 3), (30, 6)):
+        assert checkout.run("sweep.sbatch", "sweep.yaml", f"--max_steps={steps}").code == 0
+        assert len(checkout.steps()) == begun
+    assert "--resume" in checkout.steps()[-1]
+
+
 def test_a_point_that_fails_does_not_stop_the_others(checkout: Checkout) -> None:
     checkout.trains("[[ $run_dir != *seed=1 ]] || exit 1")
     (checkout.path / "sweep.yaml").write_text(SWEEP)

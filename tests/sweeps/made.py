@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dcgan_dist.cli import settings
 from dcgan_dist.sweeps.file import Point, Sweep, read_sweep
 from tests.runs import made_run
 
@@ -47,7 +48,8 @@ def made_sweep(
         of_point = rows(point)
         if of_point is not None:
             directory = path / "runs" / sweep.name / point.name
-            run = made_run(directory, settings=dict(point.parameters), rows=of_point, grid_steps=grid_steps)
+            own = settings([f"--{name}={value}" for name, value in point.parameters.items()])
+            run = made_run(directory, settings=own, rows=of_point, grid_steps=grid_steps)
             run.environment.write_text(json.dumps({"world_size": world_size, "device": "cpu"}))
     return sweep
 

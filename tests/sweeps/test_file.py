@@ -169,6 +169,10 @@ MISTAKES = {
         grid({"seed": {"distribution": "unifrm", "min": 1, "max": 2}}),
         "parameters: seed: unknown distribution 'unifrm'; did you mean uniform?",
     ),
+    "distributions": (
+        grid({"seed": {"distribution": ["uniform"], "min": 1, "max": 2}}),
+        "parameters: seed: unknown distribution ['uniform']",
+    ),
     "beta": (
         grid({"seed": {"distribution": "beta", "a": 1, "b": 2}}),
         "distribution beta is drawn by W&B's agents alone",
@@ -234,6 +238,12 @@ def test_a_mistake_is_told_with_file_and_key(name: str, tmp_path: Path) -> None:
     assert message in str(caught.value)
 
 
+def test_a_mapping_may_be_merged_into_another(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("method: grid\nparameters:\n  seed: &few {values: [0, 1]}\n  batch_size: {<<: *few, values: [8]}\n")
+    assert read_sweep(path).count == 2
+
+
 def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"none\.yaml: no such file"):
         read_sweep(tmp_path / "none.yaml")
@@ -250,6 +260,14 @@ SETTINGS_MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "type": ({"seed": {"values": [0, 1.5]}}, "point 1 (seed=1.5): seed must be a whole number, got '1.5'"),
     "rule": ({"batch_size": {"values": [8, 1]}}, "point 1 (batch_size=1): batch_size must be at least 2"),
     "file": ({"config": {"values": ["none.yaml"]}}, "point 0 (only): config none.yaml: no such file"),
+    "directory in set": (
+        {"set": {"values": ["seed=1", "run_dir=x"]}},
+        "parameters: set: each point has its own directory, and resumes there, got 'run_dir=x'",
+    ),
+    "twice": (
+        {"lr": {"values": [0.1, 0.2]}, "set": {"values": ["", "seed=1 lr=0.3"]}},
+        "parameters: set: lr is in command or one of parameters already, got 'seed=1 lr=0.3'",
+    ),
 }
 
 
@@ -258,11 +276,30 @@ def test_a_setting_that_no_run_could_have_is_found_before_anything_is_queued(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     parameters, message = SETTINGS_MISTAKES[name]
-    for command in ("count", "list"):
+    file = str(written(tmp_path, grid(parameters)))
+    for command in (["count", file], ["list", file], ["args", file, "0"]):
         with pytest.raises(SystemExit) as ended:
-            sweep.main([command, str(written(tmp_path, grid(parameters)))])
+            sweep.main(command)
         assert ended.value.code == 2
         assert message in capsys.readouterr().err
+
+
+def test_a_flag_for_all_points_does_not_replace_what_set_gives_some(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = str(written(tmp_path, grid({"set": {"values": ["", "smooth_fake=0.2"]}})))
+    for command in (["count", file], ["args", file, "0"]):
+        with pytest.raises(SystemExit) as ended:
+            sweep.main([*command, "--", "--smooth_fake=0.1"])
+        assert ended.value.code == 2
+        assert f"smooth_fake: sweep {file} gives it already" in capsys.readouterr().err
+
+
+def test_a_list_in_a_pipe_has_whole_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = "smooth_fake=0.15 smooth_real=0.85 lr=0.00025 lr_ratio=1.25"
+    file = written(tmp_path, grid({"set": {"values": ["", words]}}))
+    sweep.main(["list", str(file)])
+    assert f"mine/{read_sweep(file).point(1).name}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)

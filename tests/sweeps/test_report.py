@@ -22,6 +22,7 @@ from dcgan_dist.pages.sweep_summary import Cell, Summary, summarise
 from dcgan_dist.run_directory import RunDirectory
 from dcgan_dist.sweeps.file import Point, read_sweep
 from dcgan_dist.sweeps.report import table_csv, write_sweep_report
+from tests.locks import end, hold
 from tests.shared import REPOSITORY
 from tests.sweeps.made import KID, TEXT, Rows, kid_rows, made_sweep
 from tests.test_pages import data_of
@@ -119,13 +120,13 @@ def test_images_are_compared_at_their_own_steps(tmp_path: Path) -> None:
 
 def test_a_step_that_is_asked_for_takes_runs_that_have_come_so_far(tmp_path: Path) -> None:
     made_sweep(tmp_path, rows=kid_rows)
-    run_of(tmp_path, 0.0003, 16, seed=0).set_status("running")
+    run_of(tmp_path, 0.0003, 16, seed=0).set_status("stopped")
     sweep_file = read_sweep(tmp_path / "made.yaml")
     assert cell(summarise(sweep_file, tmp_path / "runs"), "lr=0.0003, batch_size=16").estimate.n == 2
     assert cell(summarise(sweep_file, tmp_path / "runs", step=100), "lr=0.0003, batch_size=16").estimate.n == 3
     with pytest.raises(ValueError, match=r"no run has eval/kid_e_n9 at --step 150; all runs have it at 100, 200"):
         summarise(sweep_file, tmp_path / "runs", step=150)
-    with pytest.raises(ValueError, match=r"no run has come to --step 300 \(1 running, 11 done\)"):
+    with pytest.raises(ValueError, match=r"no run has come to --step 300 \(1 stopped, 11 done\)"):
         summarise(sweep_file, tmp_path / "runs", step=300)
 
 
@@ -183,6 +184,42 @@ def test_runs_of_an_edited_file_are_told(tmp_path: Path) -> None:
     config.write_text(config.read_text().replace("base_channels: 24", "base_channels: 8"))
     summary = summarise(read_sweep(tmp_path / "made.yaml"), tmp_path / "runs")
     assert any("The runs also differ in base_channels" in note for note in summary.notes)
+
+
+def test_a_run_that_was_killed_is_not_running(tmp_path: Path) -> None:
+    made = made_sweep(tmp_path, rows=kid_rows)
+    for seed in (0, 1):
+        run_of(tmp_path, 0.0003, 16, seed=seed).set_status("running")
+    trainer = hold("run", run_of(tmp_path, 0.0003, 16, seed=1).path)
+    try:
+        summary = summarise(made, tmp_path / "runs")
+    finally:
+        end(trainer)
+    assert [trial.state for trial in summary.trials[:3]] == ["stopped", "running", "done"]
+    assert "<small>killed</small>" in sweep_page(summary)
+
+
+SEVERAL_AT_ONCE = TEXT.replace("lr: {values: [0.0003, 0.0001]}", "set: {values: [smooth_fake=0.2, '', lr=3e-4]}")
+
+
+def rows_of_set(point: Point) -> Rows:
+    """Points of ``set`` with 32 images a step are twice as long."""
+    long = point.parameters["batch_size"] == 32
+    return [{"step": step, KID: point.index + 1.0} for step in ((100, 200) if long else (100,))]
+
+
+def test_several_settings_as_one_parameter(tmp_path: Path) -> None:
+    made = made_sweep(tmp_path, rows=rows_of_set, text=SEVERAL_AT_ONCE)
+    summary = summarise(made, tmp_path / "runs")
+    assert (summary.baseline.name, summary.baseline_reason) == ("set=, batch_size=16", "the recipe's own values")
+    assert summary.notes == []  # that runs differ in smooth_fake and lr is as the sweep wants it
+    page = unescape(sweep_page(summary))
+    assert "Runs have 100 to 200 steps, and the metric is compared at step 100" in page
+    for wanted, name in {
+        "set=,batch_size=32": "set=, batch_size=32",
+        "set=lr=0.0003,batch_size=16": "set=lr=3e-4, batch_size=16",
+    }.items():
+        assert summarise(made, tmp_path / "runs", baseline=wanted).baseline.name == name
 
 
 def test_without_seeds_nothing_is_tested(tmp_path: Path) -> None:
@@ -330,7 +367,7 @@ def test_the_command_writes_a_page_and_a_table(tmp_path: Path, capsys: pytest.Ca
     ("rows", "state", "arguments", "message"),
     [
         (lambda _: None, "", (), "no run yet in"),
-        (lambda _: [], "running", (), "none of its 12 runs is done (12 running); --step N compares"),
+        (lambda _: [], "running", (), "none of its 12 runs is done (12 stopped); --step N compares"),
         (lambda _: [{"step": 1, "loss/d": 1.0}], "done", (), f"metric {KID}: no finished run has it; they have loss/d"),
         (kid_rows, "done", ("--out", "page.csv"), "--out must not end in .csv"),
         (kid_rows, "done", ("--step", "7"), "no run has eval/kid_e_n9 at --step 7"),

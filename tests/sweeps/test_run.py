@@ -298,7 +298,7 @@ def test_mistakes_are_told_and_nothing_starts(name: str, sweeping: Sweeping) -> 
 
 def test_flags_are_for_run_alone(sweeping: Sweeping) -> None:
     said = sweeping.run("status", "tiny.yaml", "--", "--lr=1", code=2)
-    assert "only run and count take flags of dcgan_dist.train, got --lr=1" in said
+    assert "only run, count and args take flags of dcgan_dist.train, got --lr=1" in said
 
 
 def test_bars_on_a_terminal(sweeping: Sweeping) -> None:

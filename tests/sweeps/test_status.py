@@ -149,8 +149,8 @@ def test_eta() -> None:
 
 def test_labels(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sweep.main(["args", str(file), "4", "--labels"])
-    group, job_type, *arguments = capsys.readouterr().out.splitlines()
-    assert (group, job_type) == ("mine,lr_ratio=2", "seed=1")
+    group, job_type, state, *arguments = capsys.readouterr().out.splitlines()
+    assert (group, job_type, state) == ("mine,lr_ratio=2", "seed=1", "left")
     sweep.main(["args", str(file), "4"])
     assert capsys.readouterr().out.splitlines() == arguments
 
