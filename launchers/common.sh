@@ -109,12 +109,12 @@ value_of() { # NAME ARGUMENT... : the value of the last --NAME VALUE or --NAME=V
 
 underscored() { printf '%s\n' "${1//-/_}"; }
 
-# Which status.json there is; each one that is written is another file.
-written() { stat -c '%i %y' "$1/status.json" 2>/dev/null || true; } # RUN_DIR
+# Which file there is; each one that is written is another.
+written() { stat -c '%i %y' "$1" 2>/dev/null || true; } # FILE
 
 # Whether the job was told to go, by a warning or a preemption, before the trainer could save: it was still starting.
 was_cut_short() { # RUN_DIR BEFORE : what was written there before it started
-    if [[ $(written "$1") != "$2" ]] && grep -qs '"state": "failed"' "$1/status.json"; then
+    if [[ $(written "$1/status.json") != "$2" ]] && grep -qs '"state": "failed"' "$1/status.json"; then
         return 1
     fi
     [[ -n $warned ]] || was_preempted "$(scontrol show job --oneliner "$job")"
@@ -130,10 +130,10 @@ was_preempted() { # what scontrol says of the job : since it was last started
 
 # Trains in RUN_DIR with FLAGs; 0 when done. A run that was stopped and saved queues the job again and ends the script.
 train() { # RUN_DIR FLAG...
-    local run_dir=$1 code before
+    local run_dir=$1 code before marker
     shift
-    before=$(written "$run_dir")
-    rm -f "$run_dir/requeue"
+    before=$(written "$run_dir/status.json")
+    marker=$(written "$run_dir/requeue") # of an earlier start, or of another job that trains there
     [[ -z $warned ]] || queue_again_unsaved "$run_dir"
     say "job $job: $nodes x $processes processes, rendezvous at $master:$port, run directory $run_dir"
     # torchrun and not accelerate launch; README.md says why
@@ -147,7 +147,7 @@ train() { # RUN_DIR FLAG...
     [[ -z $warned ]] || on_warning # between the lines above
     while again='' code=0 && { wait "$step" || code=$?; } && [[ -n $again ]]; do :; done # a trap ends wait early
     step=''
-    if [[ -e $run_dir/requeue ]]; then
+    if [[ -e $run_dir/requeue && $(written "$run_dir/requeue") != "$marker" ]]; then
         queue_again "$run_dir"
     elif ((code)) && was_cut_short "$run_dir" "$before"; then
         queue_again_unsaved "$run_dir"
