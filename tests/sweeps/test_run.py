@@ -211,13 +211,17 @@ def test_a_point_of_others_is_taken_over_when_they_are_killed(sweeping: Sweeping
 
 
 def test_a_point_that_failed_beside_us_is_not_tried_again(sweeping: Sweeping) -> None:
-    sweeping.write([13])
+    sweeping.write([16])  # 16 fails when it is told that it may
     first = sweeping.start()
-    wait_for(lambda: len(sweeping.steps(13)) >= 1)
+    wait_for(lambda: len(sweeping.steps(16)) == 4)
     second = sweeping.start()
+    assert second.stdout
+    while "left alone for now: point 0 (seed=16)" not in second.stdout.readline():
+        assert second.poll() is None
+    (sweeping.path(16) / "go").touch()
     ended(first, 1)
     said = ended(second, 1)
-    assert "failed: point 0 (seed=13), DivergenceError: the loss of D" in said
+    assert "failed: point 0 (seed=16), DivergenceError: the loss of D" in said
     assert "resumed" not in said
 
 
