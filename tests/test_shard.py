@@ -380,9 +380,11 @@ def test_a_stopped_conversion_goes_on_to_the_same_bytes(
     how: signal.Signals, tmp_path: Path, never_stopped: dict[str, bytes]
 ) -> None:
     out = tmp_path / "set"
+    ours = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs begin without it
     process = subprocess.Popen(
         [*COMMAND, "synthetic", "--out", str(out), "--workers", "2", *DRAWN], stderr=subprocess.PIPE, text=True
     )
+    signal.signal(signal.SIGINT, ours)
     wait_for(out / "set-000000.tar")
     process.send_signal(how)
     _, errors = process.communicate(timeout=60)

@@ -321,7 +321,8 @@ def test_a_run_that_died_before_its_first_checkpoint_keeps_its_id(
     train.main(flags(flower_shards, tmp_path / "other", max_steps=1))
     first, second = segments(run_dir)
     (other,) = segments(tmp_path / "other")
-    assert first.name.rpartition("-")[2] == second.name.rpartition("-")[2] != other.name.rpartition("-")[2]
+    ids = [each.name.split("-")[3] for each in (first, second, other)]  # offline-run-TIME-ID, and -1 in the same second
+    assert ids[0] == ids[1] != ids[2]
     (alert,) = [record["alert"] for record in records(first) if record["type"] == "alert"]
     assert (alert["title"], alert["level"]) == ("failed", "ERROR")
     assert "No space left on device" in alert["text"]
