@@ -84,13 +84,7 @@ class WandbSink:
                 dir=str(run_dir),
                 config=dict(config),
                 mode=mode,  # type: ignore[arg-type]
-                settings=wandb.Settings(
-                    init_timeout=START_SECONDS,
-                    finish_timeout=FINISH_SECONDS,
-                    finish_timeout_raises=True,
-                    console="off",
-                    silent=True,
-                ),
+                settings=bounded_settings(),
             )
             run.define_metric("step")
             run.define_metric("*", step_metric="step")
@@ -177,6 +171,19 @@ class WandbSink:
         if not self._told:
             self._told = True
             _warn(f"{_reason(error)}; training goes on")
+
+
+def bounded_settings() -> Any:
+    """W&B's settings for a run that a server never holds up for long at its start or end, and that prints nothing."""
+    import wandb
+
+    return wandb.Settings(
+        init_timeout=START_SECONDS,
+        finish_timeout=FINISH_SECONDS,
+        finish_timeout_raises=True,
+        console="off",
+        silent=True,
+    )
 
 
 def check_wandb_mode() -> None:

@@ -16,7 +16,7 @@ from dcgan_dist.pages.sweep_summary import Summary, SweepMeasure, summarise
 from dcgan_dist.pages.sweep_trials import Setting
 from dcgan_dist.sweeps.comparison import verdict
 from dcgan_dist.sweeps.file import Sweep
-from dcgan_dist.wandb_sink import FINISH_SECONDS, START_SECONDS, check_wandb_mode, wanted_mode
+from dcgan_dist.wandb_sink import bounded_settings, check_wandb_mode, wanted_mode
 
 COLUMNS = (
     "metric",
@@ -158,13 +158,7 @@ def _logged(summary: Summary, page: Path, *, directory: Path, mode: str) -> str:
         job_type="report",
         dir=str(directory),
         mode=mode,  # type: ignore[arg-type]
-        settings=wandb.Settings(
-            init_timeout=START_SECONDS,
-            finish_timeout=FINISH_SECONDS,
-            finish_timeout_raises=True,
-            console="off",
-            silent=True,
-        ),
+        settings=bounded_settings(),
     )
     columns = [*summary.parameters, *COLUMNS]
     seeds = ["setting", "seed", "metric", "value"]
