@@ -23,6 +23,7 @@ from dcgan_dist.config import TrainConfig, changed
 from dcgan_dist.data.order import Order
 from dcgan_dist.data.resident import ResidentLoader
 from dcgan_dist.data.synthetic import draw_flower
+from dcgan_dist.data.transforms import with_channels
 from dcgan_dist.distributed.draws import StepDraws, run_key
 from dcgan_dist.distributed.runtime import start
 from dcgan_dist.gan import build_gan
@@ -38,6 +39,12 @@ LOSS_LIMIT = 1e-4
 GEMM_SIZE = 2048
 
 
+def config_of(recipe: str, precision: str = "no") -> TrainConfig:
+    """A recipe's settings on all cores."""
+    config = changed(TrainConfig(), read_yaml(CONFIGS / f"{recipe}.yaml"))
+    return changed(config, {"threads": cores(), "precision": precision})
+
+
 @dataclass(frozen=True)
 class Case:
     """A recipe, and the textbook's program of the same."""
@@ -50,9 +57,8 @@ class Case:
     """Steps in a turn."""
 
     def config(self, precision: str = "no") -> TrainConfig:
-        """The recipe's settings on all cores."""
-        config = changed(TrainConfig(), read_yaml(CONFIGS / f"{self.recipe}.yaml"))
-        return changed(config, {"batch_size": self.batch_size, "threads": cores(), "precision": precision})
+        """The recipe's settings at this batch on all cores."""
+        return changed(config_of(self.recipe, precision), {"batch_size": self.batch_size})
 
 
 CASES = {
@@ -63,8 +69,11 @@ CASES = {
 
 def images_of(config: TrainConfig) -> Tensor:
     """Two batches of flowers drawn by program, (n, channels, size, size) uint8."""
-    size = config.network.image_size
-    flowers = (draw_flower(index, seed=0, size=size)[0] for index in range(2 * config.images.batch_size))
+    network = config.network
+    flowers = (
+        with_channels(draw_flower(index, seed=0, size=network.image_size)[0], network.channels)
+        for index in range(2 * config.images.batch_size)
+    )
     return torch.from_numpy(np.stack(list(flowers))).permute(0, 3, 1, 2).contiguous()
 
 

@@ -65,6 +65,7 @@ class UpsampledConvTranspose2d(SameConvTranspose2d):
             for tap, weights in enumerate(taps):
                 sums[parity, tap, weights] = 1
         both = torch.einsum("aiu,bjv->abijuv", sums, sums).reshape(36, 25)
+        self.sums: Tensor
         self.register_buffer("sums", both, persistent=False)
 
     def forward(self, features: Tensor, output_size: list[int] | None = None) -> Tensor:

@@ -73,7 +73,7 @@ def test_upsampled_convolution_is_the_convolution_of_the_larger_map(memory_forma
     larger = nn.functional.interpolate(features, scale_factor=2)
     expected = nn.functional.conv_transpose2d(larger, layer.weight, layer.bias, padding=2)
     found = layer(features)
-    inputs = [features, layer.weight, layer.bias]
+    inputs = [features, *layer.parameters()]
     torch.testing.assert_close(found, expected)
     torch.testing.assert_close(
         torch.autograd.grad(found, inputs, upstream), torch.autograd.grad(expected, inputs, upstream)
@@ -83,8 +83,8 @@ def test_upsampled_convolution_is_the_convolution_of_the_larger_map(memory_forma
 def test_upsampled_convolution_adds_its_weights_up_in_float32_under_autocast():
     layer = UpsampledConvTranspose2d(1, 1)
     with torch.no_grad():
-        layer.weight.zero_()
-        layer.bias.zero_()
+        for parameter in layer.parameters():
+            parameter.zero_()
         layer.weight[0, 0, 0, 0] = 1 + 2**-8  # bfloat16 would make it 1
         layer.weight[0, 0, 1, 0] = 2**-8
     with torch.autocast("cpu", torch.bfloat16):
