@@ -12,7 +12,7 @@ from dcgan_dist.data.shards import Index, read_index
 from dcgan_dist.formats import FORMATS, TOLERANCE, Written
 from dcgan_dist.models import MODELS
 from dcgan_dist.pages.gather import Run, gather
-from dcgan_dist.pages.measures import beside, group_of, is_beside, meaning
+from dcgan_dist.pages.measures import beside, better, group_of, is_beside, is_collapse_score, meaning
 from dcgan_dist.trained import TrainedGenerator
 from dcgan_dist.words import counted
 
@@ -43,7 +43,7 @@ def model_card(
         f"# Generator {config.recipe}, step {found.step:,}",
         f"Draws {network.image_size}x{network.image_size} {colour} images from noise. A DCGAN trained by dcgan_dist; "
         "this page was written from the run's own files.",
-        f"![{samples}]({samples})",
+        f"![Samples]({samples})",
         "The first images of seed 0, not chosen.",
         _table(["", ""], _generator_rows(generator)),
         "## Training",
@@ -143,8 +143,10 @@ def _data(config: TrainConfig, index: Index | None) -> str:
     target = settings.target
     files = ", ".join(f"`{file.name}`" for file in settings.source_files)
     made = f"crop {target.crop}, resize {target.resize}"
+    count, whole = _count(config, index), index.contents.images
+    part = "" if count == whole else f" of {whole:,}"
     lines = [
-        f"`{settings.name}`: {counted(_count(config, index), 'image')} of {index.contents.images:,}, made from source "
+        f"`{settings.name}`: {counted(count, 'image')}{part}, made from source "
         f"`{settings.source}`{f' ({files})' if files else ''} with {made}."
     ]
     classes = settings.classes
@@ -166,18 +168,20 @@ def _results(found: Checkpoint, run: Run) -> str:
             continue
         deviation, floor = (here.get(beside(name, kind, among=list(here)) or "") for kind in ("std", "floor"))
         measured = f"{value:.4g}" + ("" if deviation is None else f" ± {deviation:.2g}")
-        rows.append((f"`{name}`", meaning(name), measured, "" if floor is None else f"{floor:.4g}"))
+        rows.append((f"`{name}`", meaning(name), measured, "" if floor is None else f"{floor:.4g}", better(name)))
     if not rows:
         return f"Not measured at step {found.step:,}; `dcgan-eval` does it."
     said = "Measured at this step. The floor is the same measure between two parts of the data."
-    if found.step in run.alarms:
-        said += f" **The samples have collapsed**: the score is {ALARM} or more."
-    return said + "\n\n" + _table(["name: measure, extractor, images", "meaning", "generator", "floor"], rows)
+    for score in (value for name, value in here.items() if is_collapse_score(name)):
+        verdict = "**the samples have collapsed**" if score >= ALARM else "the samples have not collapsed"
+        said += f" By a collapse score of {score:.2f}, {verdict}: {ALARM} is the limit."
+    return said + "\n\n" + _table(["name: measure, extractor, images", "meaning", "generator", "floor", "better"], rows)
 
 
 def _limits(config: TrainConfig) -> str:
     network = config.network
     return (
+        "Intended to study how GANs train: to compare runs, recipes and measures. "
         f"It draws images like its training data, {network.image_size} pixels wide, and nothing else: no class, text "
         "or picture can be asked for. Whether samples copy training images was looked at only if a row above says so. "
         "The run says nothing about any other use; judge its samples before you rely on them."

@@ -29,7 +29,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     except OSError as error:
         _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), code=1)
     if arguments.json:
-        print(json.dumps(done.facts | {"directory": str(done.directory)}, indent=1))
+        places = {"checkpoint": str(done.checkpoint), "directory": str(done.directory)}
+        print(json.dumps(done.facts | places, indent=1))
         return
     written = done.written
     sizes = " and ".join(map(str, written.batch_sizes))

@@ -39,6 +39,8 @@ class Exported:
     directory: Path
     card: Path
     written: Written
+    checkpoint: Path
+    """That was exported."""
     facts: dict[str, Any]
     """The contents of export.json."""
 
@@ -79,9 +81,9 @@ def export(path: Path, *, name: str, out: Path | None) -> Exported:
     write_png(directory / SAMPLES, grid(samples))
     text = model_card(found, generator, run=run, files=record.files, samples=SAMPLES)
     write_whole(directory / CARD, text.encode())
-    facts = generator.origin.facts() | {"checkpoint": str(found.path)} | dataclasses.asdict(record)
+    facts = generator.origin.facts() | dataclasses.asdict(record)
     write_whole(directory / RECORD, (json.dumps(facts, indent=1) + "\n").encode())
-    return Exported(directory=directory, card=directory / CARD, written=written, facts=facts)
+    return Exported(directory=directory, card=directory / CARD, written=written, checkpoint=found.path, facts=facts)
 
 
 def _recorded(directory: Path, found: Checkpoint) -> dict[str, Written]:
@@ -101,7 +103,7 @@ def _recorded(directory: Path, found: Checkpoint) -> dict[str, Written]:
         raise ValueError(f"{path}: cannot be read: remove {directory} or name another with --out: {error}") from None
     if record.weights_sha256 != _weights_sha256(found):
         raise ValueError(f"out {directory}: has files of another generator: remove it or name another with --out")
-    return {name: file for name, file in record.files.items() if name in FORMATS}
+    return {name: file for name, file in record.files.items() if (directory / FORMATS[name].file).exists()}
 
 
 def _weights_sha256(found: Checkpoint) -> str:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
-from torch.export import Dim, ExportedProgram
+from torch import Tensor, nn
+from torch.export import Dim
 
 from dcgan_dist import trained
 from dcgan_dist.config import NetworkConfig
@@ -21,6 +21,8 @@ BATCH_SIZES = (16, 1)
 """Images at once that a written file is checked with."""
 TOLERANCE = 1e-4
 """Largest difference from the PyTorch generator that a file may have, in units of the images' values."""
+DYNAMIC = {"z": {0: Dim("batch")}}
+"""What may vary in a program: the number of images."""
 OPSET = 20
 """Of ONNX; onnxruntime reads it since 1.17."""
 
@@ -88,14 +90,10 @@ def _largest_difference(generator: TrainedGenerator, read: Callable[[Tensor], Te
     return torch.stack(differences).max().item()
 
 
-def _program(generator: TrainedGenerator) -> ExportedProgram:
-    """The network as a graph from float32 z to float32 images, of any batch size."""
+def _network(generator: TrainedGenerator) -> tuple[nn.Module, tuple[Tensor]]:
+    """The network in float32 on the CPU, and arguments for it."""
     network = copy.deepcopy(generator.network).to("cpu", torch.float32)
-    example = torch.zeros(max(BATCH_SIZES), generator.latent_dim)
-    program = torch.export.export(network, (example,), dynamic_shapes={"z": {0: Dim("batch")}})
-    for node in program.graph.nodes:
-        node.meta.pop("stack_trace", None)  # it has the paths of this machine
-    return program
+    return network, (torch.zeros(max(BATCH_SIZES), generator.latent_dim),)
 
 
 def _facts(generator: TrainedGenerator) -> str:
@@ -103,8 +101,11 @@ def _facts(generator: TrainedGenerator) -> str:
 
 
 def _write_export(generator: TrainedGenerator) -> bytes:
+    program = torch.export.export(*_network(generator), dynamic_shapes=DYNAMIC)
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # it has the paths of this machine
     buffer = io.BytesIO()
-    torch.export.save(_program(generator), buffer, extra_files={f"{METADATA_KEY}.json": _facts(generator)})
+    torch.export.save(program, buffer, extra_files={f"{METADATA_KEY}.json": _facts(generator)})
     return buffer.getvalue()
 
 
@@ -120,12 +121,18 @@ def _write_onnx(generator: TrainedGenerator) -> bytes:
     except ModuleNotFoundError:
         raise ValueError("format onnx needs the extra onnx: pip install 'dcgan_dist[onnx]'") from None
     program = torch.onnx.export(
-        _program(generator), input_names=["z"], output_names=["images"], opset_version=OPSET, dynamo=True, verbose=False
+        *_network(generator),
+        input_names=["z"],
+        output_names=["images"],
+        dynamic_shapes=DYNAMIC,
+        opset_version=OPSET,
+        dynamo=True,
+        verbose=False,
     )
     assert program is not None
     model = program.model
     for node in model.graph:
-        node.metadata_props.clear()  # torch's notes for debugging, a third of the file
+        node.metadata_props.clear()  # notes for debugging, with the paths of this machine
     low, high = generator.value_range
     model.graph.outputs[0].doc_string = f"float32 images (batch, C, H, W): {low} is black, {high} white"
     model.metadata_props[METADATA_KEY] = _facts(generator)

@@ -49,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "run",
         type=Path,
-        help="a run directory (its newest checkpoint is used), one checkpoint of it, or a safetensors file of dcgan-export",
+        help="a run directory (its newest checkpoint is used), one checkpoint of it, or dcgan-export's safetensors",
     )
     add("--count", type=int, metavar="N", help=f"images (default: {COUNT})")
     add("--seed", type=int, help="of the noise z (default: 0)")
