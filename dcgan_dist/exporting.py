@@ -103,7 +103,8 @@ def _recorded(directory: Path, found: Checkpoint) -> dict[str, Written]:
         raise ValueError(f"{path}: cannot be read: remove {directory} or name another with --out: {error}") from None
     if record.weights_sha256 != _weights_sha256(found):
         raise ValueError(f"out {directory}: has files of another generator: remove it or name another with --out")
-    return {name: file for name, file in record.files.items() if (directory / FORMATS[name].file).exists()}
+    there = [name for name, kind in FORMATS.items() if (directory / kind.file).exists()]
+    return {name: file for name, file in record.files.items() if name in there}
 
 
 def _weights_sha256(found: Checkpoint) -> str:

@@ -58,4 +58,4 @@ def _strengthen(gan: Gan, config: TrainConfig) -> None:
         with torch.no_grad():
             while plain.forward(z).std() < 0.2:
                 for each in (plain, network):
-                    each.get_submodule("head").weight.mul_(1.5)  # type: ignore[union-attr, operator]
+                    each.get_submodule("head").weight.mul_(1.5)  # type: ignore[operator]

@@ -24,7 +24,7 @@ from tests.jobs import row_count, rows, status
 from tests.shared import REPOSITORY
 
 DOCKER = REPOSITORY / "docker"
-WORDS = ["train", "shard", "sample", "eval", "report", "doctor", "sweep"]
+WORDS = ["train", "shard", "sample", "eval", "export", "report", "doctor", "sweep"]
 DEMO = ["--config", "configs/synthetic-arch1.yaml", "--data", "shards/demo"]
 
 

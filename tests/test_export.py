@@ -384,7 +384,8 @@ def test_the_code_of_a_card_runs(name: str, trained: Path, monkeypatch: pytest.M
     space: dict[str, Any] = {}
     exec(code, space)
     pixels = np.asarray(space["pixels"])
-    assert (pixels.shape, pixels.dtype) == ((16, 3, 32, 32), np.uint8)
+    assert pixels.shape == (16, 3, 32, 32)
+    assert pixels.dtype == np.uint8
     images = np.asarray(space["images"], np.float64)
     np.testing.assert_allclose(pixels, np.clip((images + 0.5) * 255, 0, 255), rtol=0, atol=0.5001)
 

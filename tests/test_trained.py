@@ -1,5 +1,6 @@
 """A trained generator from a run, a checkpoint or an exported file."""
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 import dcgan_dist
 from dcgan_dist import trained
 from dcgan_dist.config import TrainConfig
+from dcgan_dist.distributed.collectives import digest
 from dcgan_dist.distributed.draws import sample_latent
 from dcgan_dist.models import empty_generator
 from dcgan_dist.sampling import sample_pixels
@@ -119,7 +121,7 @@ def rewritten(file: Path, *, tensors: dict[str, Tensor] | None = None, **facts: 
     """``file`` with other facts, or tensors, and a digest that fits them."""
     generator = trained.load(file)
     found = {**generator.network.state_dict(), **(tensors or {})}
-    facts = {**generator.origin.facts(), "digest": trained.digest(found), **facts}
+    facts = {**generator.origin.facts(), "digest": digest(found), **facts}
     save_file(found, file, {METADATA_KEY: json.dumps(facts)})
 
 
@@ -127,7 +129,7 @@ def without(config: Any, *names: str, **more: Any) -> dict[str, Any]:
     return {name: value for name, value in {**config, **more}.items() if name not in names}
 
 
-NETWORK = {**trained.dataclasses.asdict(TrainConfig().network), "model": "flowers_arch1", "image_size": 32}
+NETWORK = {**dataclasses.asdict(TrainConfig().network), "model": "flowers_arch1", "image_size": 32}
 NETWORK |= {"base_channels": 4, "latent_dim": 6, "generator_slope": 0.2, "value_range": [-0.5, 0.5]}
 
 
@@ -180,7 +182,7 @@ def test_tensors_of_another_network(name: str, tensor: Tensor, said: str, file: 
 def test_a_file_that_lacks_a_tensor(file: Path) -> None:
     tensors = load_file(file)
     del tensors["head.bias"]
-    facts = {**trained.load(file).origin.facts(), "digest": trained.digest(tensors)}
+    facts = {**trained.load(file).origin.facts(), "digest": digest(tensors)}
     save_file(tensors, file, {METADATA_KEY: json.dumps(facts)})
     refused(file, "'head.bias': must be F32 (3,) in this network, is absent")
 
