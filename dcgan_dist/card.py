@@ -44,7 +44,7 @@ def model_card(
         f"Draws {network.image_size}x{network.image_size} {colour} images from noise. A DCGAN trained by dcgan_dist; "
         "this page was written from the run's own files.",
         f"![Samples]({samples})",
-        "The first images of seed 0, not chosen.",
+        "The first images of seed 0, in their order.",
         _table(["", ""], _generator_rows(generator)),
         "## Training",
         _table(["", ""], _training_rows(found, config, run=facts, index=index)),
@@ -75,7 +75,7 @@ def _generator_rows(generator: TrainedGenerator) -> list[tuple[str, str]]:
         ("source", _first_paragraph(sys.modules[kind.__module__].__doc__)),
         ("input", f"z, (N, {config.latent_dim}), independent draws from {prior}"),
         ("output", f"{shape}, {low:g} is black, {high:g} white{beyond}"),
-        ("weights", "moving average over the steps" if origin.weights == "average" else "those after the last step"),
+        ("weights", f"{'moving average' if origin.weights == 'average' else 'those'} after step {origin.step:,}"),
     ]
 
 

@@ -77,12 +77,12 @@ def export(path: Path, *, name: str, out: Path | None) -> Exported:
         raise
 
     record = _Record(_weights_sha256(found), before | {name: written})
+    facts = generator.origin.facts() | dataclasses.asdict(record)
+    write_whole(directory / RECORD, (json.dumps(facts, indent=1) + "\n").encode())
     samples = sample_pixels(generator, range(SAMPLE_COUNT), seed=0, network=generator.config)
     write_png(directory / SAMPLES, grid(samples))
     text = model_card(found, generator, run=run, files=record.files, samples=SAMPLES)
     write_whole(directory / CARD, text.encode())
-    facts = generator.origin.facts() | dataclasses.asdict(record)
-    write_whole(directory / RECORD, (json.dumps(facts, indent=1) + "\n").encode())
     return Exported(directory=directory, card=directory / CARD, written=written, checkpoint=found.path, facts=facts)
 
 

@@ -24,7 +24,7 @@ TOLERANCE = 1e-4
 DYNAMIC = {"z": {0: Dim("batch")}}
 """What may vary in a program: the number of images."""
 OPSET = 20
-"""Of ONNX; onnxruntime reads it since 1.17."""
+"""Version of ONNX's operators, said here so that it does not change with torch."""
 
 
 class UnequalError(Exception):

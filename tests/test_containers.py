@@ -200,7 +200,7 @@ def entrypoint(stubs: Path, *words: str, gpus: int = 0, **environment: str) -> s
 
 
 def test_a_word_is_the_command_of_its_name(stubs: Path) -> None:
-    for word in ("shard", "sample", "eval", "report"):
+    for word in ("shard", "sample", "eval", "export", "report"):
         assert entrypoint(stubs, word, "a b", "--c").stdout == f"dcgan-{word} a b --c\n"
 
 

@@ -322,7 +322,7 @@ def test_a_card_has_the_facts_of_its_run(trained: Path) -> None:
         "| source | The 32x32 flower networks with batch deviation, architecture 1 of S. Tinani (2018, revised 2023)",
         "| input | z, (N, 9), independent draws from U(-1, 1) |",
         "| output | (N, 3, 32, 32), -0.5 is black, 0.5 white; the network reaches -1 to 1, clamp it |",
-        "| weights | moving average over the steps |",
+        "| weights | moving average after step 4 |",
         "| length | 4 steps of 8 images: 32 images, 0.7 passes over the data |",  # 32 / 48
         "smooth_fake 0.1, smooth_real 0.9",
         "| seed | 0 |",
