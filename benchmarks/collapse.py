@@ -28,8 +28,8 @@ from dcgan_dist.data.permute import permutation
 from dcgan_dist.data.shards import read_index, read_pixels
 from dcgan_dist.data.synthetic import MODES, draw_flower
 from dcgan_dist.images import grid, write_png
-from dcgan_dist.models import build_networks
 from dcgan_dist.sampling import sample_pixels
+from dcgan_dist.trained import of_checkpoint
 
 COLUMNS = {
     "score": "score",
@@ -126,10 +126,9 @@ def print_run(run: Path) -> None:
             print(f"\n{run.name}: {config.recipe} on {index.contents.settings.name}\n")
             header(["step"], reference)
             row("floor", reference.floors)
-        generator, _ = build_networks(config.network, seed=0)
-        averaged = path / "ema.safetensors"
-        checkpoint.load_network(averaged if averaged.exists() else path / "generator.safetensors", generator)
-        samples = sample_pixels(generator, range(reference.samples), seed=config.seed, network=config.network)
+        samples = sample_pixels(
+            of_checkpoint(found), range(reference.samples), seed=config.seed, network=config.network
+        )
         row(f"{found.step:,}", shortened(measure(samples, reference)))
 
 

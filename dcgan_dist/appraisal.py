@@ -28,6 +28,7 @@ from dcgan_dist.models import build_networks
 from dcgan_dist.progress import progress
 from dcgan_dist.real_features import RealImages, open_real_images
 from dcgan_dist.scoring import read_files, score
+from dcgan_dist.trained import of_checkpoint, weights_file
 from dcgan_dist.words import counted
 
 
@@ -81,8 +82,8 @@ def _evaluated(task: Task, runtime: Runtime) -> dict[str, Any]:
     found, config = _checkpoint(task)
     if task.download:
         download_inception()
-    has_average = (found.path / "ema.safetensors").exists()
-    generator = _network(found, config, "ema" if has_average else "generator", device=runtime.device)
+    generator = collectives.on_all(partial(of_checkpoint, found)).to(runtime.device)
+    _check_alike(generator, weights_file(found))
     settings, told = task.settings, list[str]()
     if settings.extractor == "auto":
         settings = replace(settings, extractor=default_extractor())
@@ -94,7 +95,7 @@ def _evaluated(task: Task, runtime: Runtime) -> dict[str, Any]:
             _write_nearest(judge, generator, task.nearest)
     outcome: dict[str, Any] = {
         **_of(found, judge.real_images),
-        "generator": "average" if has_average else "last",
+        "generator": generator.origin.weights,
         "processes": runtime.world_size,
         "told": told + judge.told,
     }
@@ -138,7 +139,7 @@ def _scored(task: Task, runtime: Runtime) -> dict[str, Any]:
         OSError: as _evaluated.
     """
     found, config = _checkpoint(task)
-    discriminator = _network(found, config, "discriminator", device=runtime.device)
+    discriminator = _discriminator(found, config, device=runtime.device)
     reals = open_real_images(config.images, config.network)
     target = reals.files.index.contents.settings.target
 
@@ -161,15 +162,20 @@ def _checkpoint(task: Task) -> tuple[Checkpoint, TrainConfig]:
     return found, changed(config, {"data": task.data or config.images.data})
 
 
-def _network(found: Checkpoint, config: TrainConfig, name: str, *, device: torch.device) -> nn.Module:
-    """The generator, its average ("ema") or the discriminator of a checkpoint, in evaluation mode."""
-    generator, discriminator = build_networks(config.network, seed=0)
-    network = discriminator if name == "discriminator" else generator
+def _discriminator(found: Checkpoint, config: TrainConfig, *, device: torch.device) -> nn.Module:
+    """That of a checkpoint, in evaluation mode."""
+    _, network = build_networks(config.network, seed=0)
     network = network.to(device, torch.float64 if config.compute.dtype == "float64" else torch.float32)
-    collectives.on_all(lambda: checkpoint.load_network(found.path / f"{name}.safetensors", network))
-    tensors: dict[str, Tensor] = network.state_dict()
-    collectives.check_equal({f"{name}.safetensors": collectives.digest(tensors)})
+    name = "discriminator.safetensors"
+    collectives.on_all(partial(checkpoint.load_network, found.path / name, network))
+    _check_alike(network, name)
     return network.eval()
+
+
+def _check_alike(network: nn.Module, name: str) -> None:
+    """Compare what all ranks have loaded from the file ``name``."""
+    tensors: dict[str, Tensor] = network.state_dict()
+    collectives.check_equal({name: collectives.digest(tensors)})
 
 
 def _of(found: Checkpoint, reals: RealImages) -> dict[str, Any]:

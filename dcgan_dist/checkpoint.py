@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
@@ -23,7 +23,9 @@ from torch.optim import Optimizer
 from dcgan_dist.config import MAY_DIFFER, EvaluationConfig, TrainConfig, changed, leaves
 from dcgan_dist.distributed import collectives
 from dcgan_dist.files import sha256_of, sync, write_whole
-from dcgan_dist.gan import Gan, Player
+
+if TYPE_CHECKING:  # to read a checkpoint takes torch and safetensors alone
+    from dcgan_dist.gan import Gan, Player
 
 FORMAT = 3
 _OF_EVALUATIONS = {name for name, _ in leaves(EvaluationConfig())}
@@ -58,7 +60,7 @@ class Saver:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._writing: Future[None] | None = None
 
-    def save(self, directory: Path, gan: Gan, *, step: int, state: Mapping[str, Any], keep: int) -> None:
+    def save(self, directory: Path, gan: "Gan", *, step: int, state: Mapping[str, Any], keep: int) -> None:
         """Copy all that is trained, then write ``directory/step-N`` whole or not at all, and keep the newest ``keep``.
 
         Only the main process writes, because every process has the same weights and statistics.
@@ -233,7 +235,7 @@ def verified(path: Path) -> Checkpoint:
     return Checkpoint(path, state)
 
 
-def load(checkpoint: Checkpoint, gan: Gan) -> None:
+def load(checkpoint: Checkpoint, gan: "Gan") -> None:
     """Put a checkpoint's networks, average, optimizers and scalers into ``gan``."""
     for name, player in _players(gan).items():
         load_network(checkpoint.path / f"{name}.safetensors", player.plain)
@@ -244,7 +246,7 @@ def load(checkpoint: Checkpoint, gan: Gan) -> None:
         load_network(checkpoint.path / "ema.safetensors", gan.average.module)
 
 
-def check_loaded(gan: Gan) -> None:
+def check_loaded(gan: "Gan") -> None:
     """Compare what all ranks have loaded; they may have read different file systems.
 
     Raises:
@@ -314,11 +316,11 @@ def _digest(state: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
 
 
-def _players(gan: Gan) -> dict[str, Player]:
+def _players(gan: "Gan") -> "dict[str, Player]":
     return {"generator": gan.generator, "discriminator": gan.discriminator}
 
 
-def _copies(gan: Gan) -> dict[str, dict[str, Tensor]]:
+def _copies(gan: "Gan") -> dict[str, dict[str, Tensor]]:
     """Contents of each safetensors file by its name without the ending, in memory of their own."""
     files = {}
     for name, player in _players(gan).items():

@@ -74,9 +74,9 @@ class NetworkConfig:
     def __post_init__(self) -> None:
         if self.channels not in (1, 3):
             raise ValueError(f"channels must be 1 (grey) or 3 (RGB), got {self.channels}")
-        low, high = self.value_range
-        if not (math.isfinite(low) and math.isfinite(high) and low < high):
-            raise ValueError(f"value_range must be two rising numbers, got {low} {high}")
+        ends = self.value_range
+        if not (len(ends) == 2 and all(map(math.isfinite, ends)) and ends[0] < ends[1]):
+            raise ValueError(f"value_range must be two rising numbers, got {' '.join(map(str, ends))}")
         for name in ("image_size", "base_channels", "latent_dim"):
             _positive(name, getattr(self, name))
         _not_negative("generator_slope", self.generator_slope)

@@ -46,7 +46,11 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("run", type=Path, help="a run directory (its newest checkpoint is used) or one checkpoint of it")
+    add(
+        "run",
+        type=Path,
+        help="a run directory (its newest checkpoint is used), one checkpoint of it, or dcgan-export's safetensors",
+    )
     add("--count", type=int, metavar="N", help=f"images (default: {COUNT})")
     add("--seed", type=int, help="of the noise z (default: 0)")
     add(
@@ -104,22 +108,17 @@ def _progress(run: Path, *, out: Path) -> None:
 
 
 def _sample(arguments: argparse.Namespace) -> None:
-    from dcgan_dist import checkpoint
     from dcgan_dist.animation import SUFFIXES
-    from dcgan_dist.distributed.draws import sample_latent
     from dcgan_dist.images import grid, write_png
     from dcgan_dist.interpolation import interpolated
-    from dcgan_dist.models import build_networks
     from dcgan_dist.pictures import animate_ways
     from dcgan_dist.sampling import pixels_of, sample_pixels
+    from dcgan_dist.trained import load
 
     run, seed, rows = arguments.run, arguments.seed or 0, arguments.interpolate
-    found = checkpoint.find(run)
-    network = checkpoint.config_of(found).network
-    generator, _ = build_networks(network, seed=0)
-    averaged = found.path / "ema.safetensors"
-    checkpoint.load_network(averaged if averaged.exists() else found.path / "generator.safetensors", generator)
-    origin = f"seed {seed} from step {found.step} of {run}"
+    generator = load(run)
+    network = generator.config
+    origin = f"seed {seed} from step {generator.origin.step} of {run}"
     if not rows:
         count = arguments.count or COUNT
         out = arguments.out or Path("samples.png")
@@ -130,8 +129,9 @@ def _sample(arguments: argparse.Namespace) -> None:
     out = arguments.out or Path("interpolation.png")
     moving = out.suffix.lower() in SUFFIXES
     steps = arguments.steps or (MOVING_IMAGES if moving else ROW_IMAGES)
-    z = sample_latent(seed, range(2 * rows), latent_dim=network.latent_dim, prior=network.prior)
-    pixels = pixels_of(generator, interpolated(z, steps, prior=network.prior), network=network)
+    pixels = pixels_of(
+        generator, interpolated(generator.noise(2 * rows, seed=seed), steps, prior=network.prior), network=network
+    )
     if moving:
         by_step = pixels.reshape(rows, steps, *pixels.shape[1:]).swapaxes(0, 1)
         animate_ways([grid(each) for each in by_step], out)

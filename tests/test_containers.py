@@ -24,7 +24,7 @@ from tests.jobs import row_count, rows, status
 from tests.shared import REPOSITORY
 
 DOCKER = REPOSITORY / "docker"
-WORDS = ["train", "shard", "sample", "eval", "report", "doctor", "sweep"]
+WORDS = ["train", "shard", "sample", "eval", "export", "report", "doctor", "sweep"]
 DEMO = ["--config", "configs/synthetic-arch1.yaml", "--data", "shards/demo"]
 
 
@@ -200,7 +200,7 @@ def entrypoint(stubs: Path, *words: str, gpus: int = 0, **environment: str) -> s
 
 
 def test_a_word_is_the_command_of_its_name(stubs: Path) -> None:
-    for word in ("shard", "sample", "eval", "report"):
+    for word in ("shard", "sample", "eval", "export", "report"):
         assert entrypoint(stubs, word, "a b", "--c").stdout == f"dcgan-{word} a b --c\n"
 
 

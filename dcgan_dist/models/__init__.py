@@ -96,6 +96,23 @@ def build_networks(config: NetworkConfig, *, seed: int) -> tuple[nn.Module, nn.M
     return networks
 
 
+def empty_generator(config: NetworkConfig) -> nn.Module:
+    """The generator of ``config`` on the meta device: names, shapes and types, without weights or memory for them.
+
+    Raises:
+        ValueError: As ``build_networks``, or a layer is too large for torch to count.
+    """
+    model = _model(config)
+    try:
+        with torch.device("meta"):
+            return model.generator(config)
+    except (RuntimeError, TypeError, OverflowError):
+        raise ValueError(
+            f"base_channels {config.base_channels} and latent_dim {config.latent_dim} are too large for model "
+            f"{config.model}"
+        ) from None
+
+
 def _model(config: NetworkConfig) -> Model:
     """The row of MODELS that ``config`` names, once it is sure to honour every field."""
     name = config.model
