@@ -68,7 +68,7 @@ class Training:
     best: tuple[bool, float] | None = None
     """Of the checkpoint in ``best``: whether its samples have collapsed, and what it was chosen by; lower is better."""
     may_collapse: bool = False
-    """Whether the samples have been varied since the last alarm: every run begins with a generator of one image."""
+    """Whether the samples have been varied since the last alarm: random weights begin with a generator of one image."""
     clock: "Clock" = field(default_factory=lambda: Clock())
 
     def __post_init__(self) -> None:

@@ -42,5 +42,5 @@ def summary(network: nn.Module, example: Tensor, *, title: str) -> Table:
     running = sum(buffer.numel() for buffer in network.buffers() if buffer.is_floating_point())
     table.caption = f"{total:,} parameters and {running:,} running statistics: {total + running:,}"
     if trained < total:
-        table.caption += f"; {trained:,} parameters are trained"
+        table.caption += f"; {trained:,} trained"
     return table

@@ -303,6 +303,7 @@ def _run(job: _Job) -> None:
                 total_steps=job.total_steps,
                 judge=job.judge,
                 origin=job.origin,
+                may_collapse=bool(job.origin),
             )
             if resumed:
                 training.go_on_from(resumed)
