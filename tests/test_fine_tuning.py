@@ -351,3 +351,47 @@ def test_the_summary_shows_what_is_frozen(capsys: pytest.CaptureFixture[str]) ->
     # G: 18,456 of its fourth layer, 48 of that's batch norm, 1,155 of its head
     assert "19,659 trained" in " ".join(generator.split())
     assert "773 trained" in " ".join(discriminator.split())
+
+
+# In processes of their own
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("update", ["simultaneous", "alternating"])
+def test_compiled_networks_are_fine_tuned_alike(source: Path, flower_shards: Path, tmp_path: Path, update: str) -> None:
+    settings = {"init_from": source, "train_only_g": 2, "train_only_d": 2, "update": update}
+    train.main(flags(flower_shards, tmp_path / "eager", **settings))
+    arguments = flags(flower_shards, tmp_path / "compiled", **settings, compile=True)
+    with jobs.started("python", arguments, run_dir=tmp_path / "compiled") as job:
+        assert job.launcher.wait(timeout=240) == 0, job.output
+    losses = [[(row["loss/d"], row["loss/g"]) for row in rows(tmp_path / name)] for name in ("compiled", "eager")]
+    assert len(losses[0]) == 4
+    assert losses[0] == [pytest.approx(pair, rel=1e-4) for pair in losses[1]]
+
+
+@pytest.mark.slow
+def test_two_processes_under_torchrun_give_the_run_of_one(source: Path, flower_shards: Path, tmp_path: Path) -> None:
+    settings = {"init_from": source, "train_only_g": 1, "train_only_d": 3, "dtype": "float64"}
+    train.main(flags(flower_shards, tmp_path / "one", **settings))
+    arguments = flags(flower_shards, tmp_path / "two", **settings, max_steps=2)
+    with jobs.started("torchrun", arguments, run_dir=tmp_path / "two") as job:
+        assert job.launcher.wait(timeout=120) == 0, job.output
+        assert job.output.count("begun with the networks of") == 1
+    with jobs.started(
+        "torchrun", ["--resume", f"--run_dir={tmp_path / 'two'}", "--max_steps=4"], run_dir=tmp_path
+    ) as job:
+        assert job.launcher.wait(timeout=120) == 0, job.output
+    losses = [[(row["loss/d"], row["loss/g"]) for row in rows(tmp_path / name)] for name in ("two", "one")]
+    assert losses[0] == [pytest.approx(pair, rel=1e-9) for pair in losses[1]]
+    assert len(losses[0]) == 4
+
+
+@pytest.mark.slow
+def test_networks_that_do_not_fit_are_told_once_by_two_processes(
+    source: Path, flower_shards: Path, tmp_path: Path
+) -> None:
+    arguments = flags(flower_shards, tmp_path / "run", init_from=source, latent_dim=7)
+    with jobs.started("torchrun", arguments, run_dir=tmp_path / "run") as job:
+        assert job.launcher.wait(timeout=120) != 0
+        assert job.output.count("its networks have other shapes: latent_dim was 100, now 7") == 1
+    assert not (tmp_path / "run").exists()
