@@ -169,6 +169,7 @@ def _prepared(config: TrainConfig, runtime: Runtime, held: contextlib.ExitStack)
     config = changed(config, {"loader": collectives.from_main(partial(_chosen_loader, config))})
     config = changed(config, {"extractor": _chosen_extractor(config, console)})
     gan = collectives.on_all(partial(build_gan, config, runtime))
+    origin = _load_initial_networks(config, gan, console)
     loader = open_loader(config.images, config.network, seed=config.seed, rows=rows, device=runtime.device)
     total_steps = config.steps(loader.image_count)
     judge = None
@@ -179,7 +180,6 @@ def _prepared(config: TrainConfig, runtime: Runtime, held: contextlib.ExitStack)
             console.print(sentence)
     _check_first_batch(config, gan, loader, device=runtime.device)
 
-    origin = _load_initial_networks(config, gan, console)
     resumed = None
     if config.run.dry_run:
         run = RunDirectory(Path())
