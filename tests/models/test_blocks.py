@@ -119,3 +119,15 @@ def test_frozen_batch_norm_normalises_by_its_running_statistics() -> None:
     torch.testing.assert_close(found[0], torch.full((4, 7, 7), (1 - 3) / 4.001**0.5 * 5 + 7))
     assert norm.state_dict()["running_mean"].tolist() == [3] * 4
     assert norm.state_dict()["num_batches_tracked"] == 0
+
+
+def test_torchs_synchronized_batch_norm_stays_frozen() -> None:
+    """What several GPUs put in the place of ours."""
+    generator, discriminator = networks("flowers17-arch1")
+    freeze(generator, discriminator, last_blocks(2, 1))
+    nn.SyncBatchNorm.convert_sync_batchnorm(generator)  # type: ignore[no-untyped-call]
+    norms = [layer for layer in generator.modules() if isinstance(layer, nn.SyncBatchNorm)]
+    assert [layer.training for layer in norms] == [False, False, False, True]
+    assert [layer.weight.requires_grad for layer in norms] == [False, False, False, True]
+    features = torch.ones(1, 16, 2, 2)
+    assert torch.equal(norms[0](features), torch.ones(1, 16, 2, 2) / 1.001**0.5)
