@@ -125,7 +125,7 @@ def test_torchs_synchronized_batch_norm_stays_frozen() -> None:
     """What several GPUs put in the place of ours."""
     generator, discriminator = networks("flowers17-arch1")
     freeze(generator, discriminator, last_blocks(2, 1))
-    nn.SyncBatchNorm.convert_sync_batchnorm(generator)  # type: ignore[no-untyped-call]
+    nn.SyncBatchNorm.convert_sync_batchnorm(generator)
     norms = [layer for layer in generator.modules() if isinstance(layer, nn.SyncBatchNorm)]
     assert [layer.training for layer in norms] == [False, False, False, True]
     assert [layer.weight.requires_grad for layer in norms] == [False, False, False, True]
