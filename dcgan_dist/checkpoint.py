@@ -275,12 +275,12 @@ def check_resumable(checkpoint: Checkpoint, config: TrainConfig, *, data_digest:
     Raises:
         ValueError: listing every difference.
     """
-    saved = checkpoint.state["config"]
+    saved = config_dict(TrainConfig()) | checkpoint.state["config"]  # a setting it has not was as its default is
     may_differ = MAY_DIFFER if checkpoint.state["best"] else MAY_DIFFER | _OF_EVALUATIONS  # nothing to compare with
     differences = [
-        f"{name}: was {saved.get(name)}, now {value}"
+        f"{name}: was {saved[name]}, now {value}"
         for name, value in config_dict(config).items()
-        if name not in may_differ and saved.get(name) != value
+        if name not in may_differ and saved[name] != value
     ]
     if checkpoint.state["data_digest"] != data_digest:
         differences.append(f"data: {config.images.data} has other images than the run was trained on")
@@ -355,6 +355,11 @@ def _load_optimizer(path: Path, optimizer: Optimizer) -> None:
         elif key == "step" and optimizer.defaults.get("fused"):
             value = value.to(parameter.device)  # fused kernels read the count on the device
         optimizer.state[parameter][key] = value
+
+
+def exist(*directories: Path) -> bool:
+    """Whether there is any checkpoint, whole or not."""
+    return any(step_directories(directory) for directory in directories)
 
 
 def step_directories(directory: Path) -> list[Path]:

@@ -87,6 +87,27 @@ class NetworkConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FineTuningConfig:
+    """Beginning with the networks of an earlier run. Optimizers, schedules and the count of steps begin anew."""
+
+    init_from: str = ""
+    """Run directory (its newest checkpoint; RUN/best for its best) or one checkpoint, whose weights and running
+    statistics this run begins with; empty for random weights. A run that is resumed no longer needs it."""
+    train_only_g: int = 0
+    """Train the generator's last so many blocks, as --summary counts them, and freeze those before; 0 trains all. In
+    a frozen block nothing changes: its batch norm is in evaluation mode, by the running statistics of init_from."""
+    train_only_d: int = 0
+    """Train the discriminator's last so many blocks, likewise."""
+
+    def __post_init__(self) -> None:
+        for name in ("train_only_g", "train_only_d"):
+            value = getattr(self, name)
+            _not_negative(name, value)
+            if value and not self.init_from:
+                raise ValueError(f"{name} needs init_from, else frozen blocks keep random weights, got {name} {value}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class LossConfig:
     """What the networks minimise."""
 
@@ -321,6 +342,7 @@ class TrainConfig:
     max_images: int | None = None
     """Length in real images seen."""
     network: NetworkConfig = field(default_factory=NetworkConfig)
+    fine_tuning: FineTuningConfig = field(default_factory=FineTuningConfig)
     losses: LossConfig = field(default_factory=LossConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     images: DataConfig = field(default_factory=DataConfig)

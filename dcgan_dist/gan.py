@@ -19,6 +19,7 @@ from dcgan_dist.distributed.runtime import Runtime
 from dcgan_dist.ema import Average
 from dcgan_dist.losses import LOSSES, Loss
 from dcgan_dist.models import build_networks
+from dcgan_dist.models.blocks import freeze
 
 
 @dataclass
@@ -38,9 +39,11 @@ class Player:
     """What rollbacks have left of the learning rate."""
 
     def __post_init__(self) -> None:
-        self.parameters = list(self.plain.parameters())
+        self.parameters = [parameter for parameter in self.plain.parameters() if parameter.requires_grad]
+        """Those that are trained."""
         self._dropouts = [layer for layer in self.plain.modules() if isinstance(layer, Dropout)]
-        self._torchs_norms = [layer for layer in self.plain.modules() if isinstance(layer, nn.SyncBatchNorm)]
+        norms = [layer for layer in self.plain.modules() if isinstance(layer, nn.SyncBatchNorm)]
+        self._torchs_norms = [layer for layer in norms if layer.training]  # frozen ones tell other ranks nothing
 
     def key_dropout(self, draws: StepDraws, stream: str) -> None:
         """Choose the dropout masks of the pass that follows."""
@@ -57,7 +60,7 @@ class Player:
         return torch.stack(torch._foreach_norm(values)).isfinite().all()
 
     def gradient_norm(self) -> Tensor:
-        """Euclidean norm of the gradient of the last update, over all parameters and the global batch."""
+        """Euclidean norm of the gradient of the last update, over what is trained and the global batch."""
         gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
         norm: Tensor = torch.stack(torch._foreach_norm(gradients)).norm()
         return norm
@@ -163,10 +166,11 @@ class Gan:
 
 
 def build_gan(config: TrainConfig, runtime: Runtime) -> Gan:
-    """Networks, optimizers and loss of ``config`` on the runtime's device; the same weights on every process."""
+    """Networks, optimizers and loss of ``config`` on the runtime's device; the same random weights on every process."""
     if config.losses.loss not in LOSSES:
         raise ValueError(f"loss must be one of {', '.join(LOSSES)}, got {config.losses.loss!r}")
     generator, discriminator = build_networks(config.network, seed=config.seed)
+    freeze(generator, discriminator, config.fine_tuning)
     optim = config.optim
     average = None
     if optim.ema_decay:
@@ -222,7 +226,7 @@ def _placed(network: nn.Module, config: TrainConfig, *, device: torch.device) ->
 
 
 def _player(network: nn.Module, config: TrainConfig, *, runtime: Runtime, lr: float, lr_decay: float) -> Player:
-    plain = synchronize(_placed(network, config, device=runtime.device), runtime.device).train()
+    plain = synchronize(_placed(network, config, device=runtime.device), runtime.device)
     if config.compute.compile:
         functorch_config.donated_buffer = False  # else the simultaneous step may not keep its graph for G's backward
         plain.compile()
@@ -240,7 +244,7 @@ def _player(network: nn.Module, config: TrainConfig, *, runtime: Runtime, lr: fl
 
 
 def _optimizer(network: nn.Module, optim: OptimConfig, *, lr: float) -> Optimizer:
-    parameters = list(network.parameters())
+    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
     if optim.optimizer == "adam":
         return torch.optim.Adam(parameters, lr, betas=(optim.beta1, optim.beta2), eps=optim.epsilon, fused=True)
     if optim.optimizer == "rmsprop":

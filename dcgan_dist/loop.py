@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -63,10 +63,12 @@ class Training:
     """How often the run has diverged or collapsed and gone back."""
     judge: Judge | None = None
     """None when nothing is measured."""
+    origin: Mapping[str, str] = field(default_factory=dict)
+    """What is noted of the checkpoint that the run began with; nothing when it began with random weights."""
     best: tuple[bool, float] | None = None
     """Of the checkpoint in ``best``: whether its samples have collapsed, and what it was chosen by; lower is better."""
     may_collapse: bool = False
-    """Whether the samples have been varied since the last alarm: every run begins with a generator of one image."""
+    """Whether the samples have been varied since the last alarm: random weights begin with a generator of one image."""
     clock: "Clock" = field(default_factory=lambda: Clock())
 
     def __post_init__(self) -> None:
@@ -275,6 +277,7 @@ class Training:
             "rollbacks": self.rollbacks,
             "best": self.best,
             "may_collapse": self.may_collapse,
+            "origin": dict(self.origin),
         }
         with self.clock.measured("pause"):
             self._saver.save(directory, self.gan, step=self.step, state=state, keep=keep)

@@ -47,12 +47,13 @@ def chunk_of(generator: nn.Module, z: Tensor, *, network: NetworkConfig) -> Tens
     assert 0 < len(z) <= CHUNK
     first = next(generator.parameters())
     padded = torch.cat([z, z[-1:].expand(CHUNK - len(z), -1)])  # every chunk has the same shape
-    training = generator.training
+    modes = [(layer, layer.training) for layer in generator.modules()]  # frozen batch norm is not in training mode
     generator.eval()
     with torch.inference_mode(), _one_thread():
         images = generator(padded.to(first.device, first.dtype))[: len(z)]
         pixels = to_pixels(images, network.value_range)
-    generator.train(training)
+    for layer, training in modes:
+        layer.training = training
     return pixels
 
 

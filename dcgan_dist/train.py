@@ -25,11 +25,13 @@ from dcgan_dist.distributed.failure import PeerError, attended, last_words
 from dcgan_dist.distributed.launcher import launcher_disagreements
 from dcgan_dist.distributed.runtime import Runtime, start, wait_for
 from dcgan_dist.files import write_whole
+from dcgan_dist.fine_tuning import facts_of, find_origin, load_origin, told_of, trained_parameters
 from dcgan_dist.gan import Gan, build_gan
 from dcgan_dist.images import grid, write_png
 from dcgan_dist.judging import UNMEASURED, Judge, default_extractor
 from dcgan_dist.loop import DivergenceError, Training, train
 from dcgan_dist.models import build_networks
+from dcgan_dist.models.blocks import freeze
 from dcgan_dist.pages import write_report
 from dcgan_dist.pictures import plot_histograms, plot_losses, write_comparison, write_progress
 from dcgan_dist.progress import progress
@@ -120,6 +122,7 @@ def _fail_here(error: OSError | PeerError) -> NoReturn:
 def print_summary(config: TrainConfig) -> None:
     """Both networks as tables."""
     generator, discriminator = build_networks(config.network, seed=config.seed)
+    freeze(generator, discriminator, config.fine_tuning)
     network = config.network
     console = Console()
     console.print(summary(generator, torch.zeros(1, network.latent_dim), title="generator"))
@@ -141,6 +144,8 @@ class _Job:
     judge: Judge | None
     run: RunDirectory
     resumed: checkpoint.Checkpoint | None
+    origin: Mapping[str, str]
+    """What is noted of the checkpoint that the run began with, however often it was resumed since."""
     total_steps: int
 
 
@@ -164,6 +169,7 @@ def _prepared(config: TrainConfig, runtime: Runtime, held: contextlib.ExitStack)
     config = changed(config, {"loader": collectives.from_main(partial(_chosen_loader, config))})
     config = changed(config, {"extractor": _chosen_extractor(config, console)})
     gan = collectives.on_all(partial(build_gan, config, runtime))
+    origin = _load_initial_networks(config, gan, console)
     loader = open_loader(config.images, config.network, seed=config.seed, rows=rows, device=runtime.device)
     total_steps = config.steps(loader.image_count)
     judge = None
@@ -190,6 +196,7 @@ def _prepared(config: TrainConfig, runtime: Runtime, held: contextlib.ExitStack)
         collectives.on_all(partial(checkpoint.check_resumable, resumed, config, data_digest=loader.digest))
         collectives.on_all(partial(checkpoint.load, resumed, gan))
         checkpoint.check_loaded(gan)
+        origin = resumed.state.get("origin", {})
         if resumed.step > total_steps:
             raise ValueError(f"resume: {run.path} has done {resumed.step} steps already, {total_steps} are asked for")
         if not config.compute.threads and resumed.state["world_size"] == runtime.world_size:
@@ -210,8 +217,26 @@ def _prepared(config: TrainConfig, runtime: Runtime, held: contextlib.ExitStack)
         judge=judge,
         run=run,
         resumed=resumed,
+        origin=origin,
         total_steps=total_steps,
     )
+
+
+def _load_initial_networks(config: TrainConfig, gan: Gan, console: Console) -> dict[str, str]:
+    """Put those of ``init_from`` into ``gan``, unless the run has a checkpoint to go on from; what is noted of them.
+
+    Raises:
+        ValueError: on every rank; there is no checkpoint, or its networks do not fit.
+    """
+    init_from, run = config.fine_tuning.init_from, RunDirectory(Path(config.run.run_dir))
+    begun = config.run.resume and collectives.from_main(partial(checkpoint.exist, run.checkpoints, run.best))
+    if not init_from or begun:
+        return {}
+    origin = collectives.from_main(partial(find_origin, init_from))
+    for sentence in collectives.on_all(partial(load_origin, origin, gan)):
+        console.print(sentence)
+    checkpoint.check_loaded(gan)
+    return facts_of(origin)
 
 
 def _opened(config: TrainConfig, held: contextlib.ExitStack) -> tuple[RunDirectory, list[str]]:
@@ -263,7 +288,7 @@ def _run(job: _Job) -> None:
     runtime, console, run, resumed = job.runtime, job.console, job.run, job.resumed
     with _status(job):
         first_step = resumed.step if resumed else 0
-        facts = environment(runtime)
+        facts = environment(runtime) | dict(job.origin) | trained_parameters(job.gan)
         if runtime.is_main:
             _write_first_files(job, facts)
         console.print(_headline(job))
@@ -277,6 +302,8 @@ def _run(job: _Job) -> None:
                 tracker=tracker,
                 total_steps=job.total_steps,
                 judge=job.judge,
+                origin=job.origin,
+                may_collapse=bool(job.origin),
             )
             if resumed:
                 training.go_on_from(resumed)
@@ -415,6 +442,7 @@ def _headline(job: _Job) -> str:
         f"{loader.image_count:,} images {loader.description}; {counted(runtime.world_size, 'process')} on "
         f"{runtime.device.type}, {counted(torch.get_num_threads(), 'thread')} each, "
         f"{'fast (TF32, autotuned)' if fast else 'deterministic'} kernels"
+        + (f"\n{told_of(job.origin, gan=job.gan)}" if job.origin else "")
     )
 
 

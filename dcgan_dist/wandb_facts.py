@@ -34,6 +34,7 @@ def flat_config(
         "data_digest": loader.digest,
         "run_directory": str(run.path.resolve()),
         **{name: environment[name] for name in ("world_size", "device", "cuda", "processor", "platform")},
+        **{name: fact for name, fact in environment.items() if name.startswith(("trained_parameters", "init_from"))},
         **{f"version/{name}": version for name, version in versions.items()},
     }
 

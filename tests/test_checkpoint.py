@@ -79,6 +79,7 @@ CASES = {
     "adam": config(),
     "adam, contiguous": config("flowers17-arch1", memory_format="contiguous"),
     "adam, average": config("flowers17-arch1", ema_decay=0.9, flip=True),
+    "adam, last blocks": config("flowers17-arch1", init_from="unread", train_only_g=2, train_only_d=1),
     "rmsprop": config("flowers17-arch2", base_channels=2),
     "rmsprop, contiguous": config("flowers17-arch2", base_channels=2, memory_format="contiguous"),
     "sgd": config(optimizer="sgd", lr=0.01),
@@ -381,6 +382,7 @@ def test_other_cadence_length_and_place_of_data_are_accepted(tmp_path: Path) -> 
         ("precision", "bf16"),
         ("shuffle_window", 1),
         ("ema_decay", 0.9),
+        ("init_from", "elsewhere"),
         ("recipe", "other"),
         ("sample_count", 9),
         ("best_metric", "fid"),
@@ -391,6 +393,16 @@ def test_any_other_difference_is_refused(name: str, value: Any, tmp_path: Path) 
     (path,) = saved(tmp_path, 1)
     with pytest.raises(ValueError, match=rf"^resume: the run in .* differs: {name}: was .*, now [^;]*$"):
         check(path, changed(config(), {name: value}))
+
+
+def test_a_setting_that_is_newer_than_the_checkpoint_was_as_its_default(tmp_path: Path) -> None:
+    (path,) = saved(tmp_path, 1)
+    found = checkpoint.verified(path)
+    del found.state["config"]["init_from"]
+    digest = found.state["data_digest"]
+    checkpoint.check_resumable(found, config(), data_digest=digest)
+    with pytest.raises(ValueError, match=r"differs: init_from: was , now a run$"):
+        checkpoint.check_resumable(found, config(init_from="a run"), data_digest=digest)
 
 
 def test_every_difference_is_told_at_once(tmp_path: Path) -> None:

@@ -29,12 +29,12 @@ def tables() -> tuple[Table, Table]:
 def test_layers_of_the_generator_by_hand(tables: tuple[Table, Table]) -> None:
     rows = cells(tables[0])
     assert [row[1:] for row in rows[:3]] == [
-        ("CoveringConvTranspose2d", "N x 192 x 4 x 4", "307,392"),  # 100 * 192 * 4 * 4 + 192
-        ("BatchNorm2d", "N x 192 x 4 x 4", "384"),
-        ("LeakyReLU", "N x 192 x 4 x 4", ""),
+        ("CoveringConvTranspose2d", "N x 192 x 4 x 4", "307,392", "1"),  # 100 * 192 * 4 * 4 + 192
+        ("BatchNorm2d", "N x 192 x 4 x 4", "384", ""),
+        ("LeakyReLU", "N x 192 x 4 x 4", "", ""),
     ]
     assert rows[0][0] == "body.0.0"
-    assert rows[-1] == ("head", "SameConvTranspose2d", "N x 3 x 32 x 32", "1,155")  # 24 * 3 * 4 * 4 + 3
+    assert rows[-1] == ("head", "SameConvTranspose2d", "N x 3 x 32 x 32", "1,155", "5")  # 24 * 3 * 4 * 4 + 3
     assert len(rows) == 4 * 3 + 1
 
 

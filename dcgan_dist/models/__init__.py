@@ -81,7 +81,7 @@ MODELS = {
 
 
 def build_networks(config: NetworkConfig, *, seed: int) -> tuple[nn.Module, nn.Module]:
-    """New (generator, discriminator) on the CPU, their weights a function of ``config`` and ``seed`` alone.
+    """New (generator, discriminator) on the CPU in training mode, weights a function of ``config`` and ``seed`` alone.
 
     Each network draws in float32 from a generator of its own, so neither's weights depend on the other's shape.
 

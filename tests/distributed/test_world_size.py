@@ -33,6 +33,10 @@ CASES: dict[Group, dict[str, TrainConfig]] = {
         ),
         "arch2, flips": tiny.narrow("flowers17-arch2", ema_decay=0.9, base_channels=2, flip=True),
         "dcgan64, noisy fakes": tiny.narrow("flowers-dcgan64", instance_noise=0.1, instance_noise_on="fakes"),
+        "arch1, last blocks": tiny.narrow(
+            "flowers17-arch1", ema_decay=0.9, init_from="unread", train_only_g=2, train_only_d=2
+        ),
+        "dcgan64, last blocks": tiny.narrow("flowers-dcgan64", init_from="unread", train_only_g=1, train_only_d=3),
         "pooled, sgd": tiny.narrow("mnist-pooled", optimizer="sgd", smooth_fake=0.1, smooth_real=0.9),
     },
     "float32": {name: tiny.narrow(name, dtype="float32", **NARROW) for name in RECIPES},
