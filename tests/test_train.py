@@ -303,7 +303,7 @@ def test_a_report_that_cannot_be_made_spoils_no_run(
     def refuse(runs: Sequence[Path], path: Path) -> list[str]:
         raise ValueError("too many runs")
 
-    monkeypatch.setattr(train, "write_report", refuse)
+    monkeypatch.setattr("dcgan_dist.job.write_report", refuse)
     train.main(flags(flower_shards, tmp_path / "run", max_steps=2))
     assert f"warning: no {tmp_path / 'run' / 'report.html'}: too many runs" in capsys.readouterr().out
     assert status(tmp_path / "run")["state"] == "done"
@@ -316,8 +316,8 @@ def test_a_ctrl_c_after_another_signal_is_the_first(flower_shards: Path, tmp_pat
         return False
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "train", both)
-        patch.setattr(train, "_leave_pictures", lambda *_, **__: None)
+        patch.setattr("dcgan_dist.job.train", both)
+        patch.setattr("dcgan_dist.job._leave_pictures", lambda *_, **__: None)
         train.main(flags(flower_shards, tmp_path / "run"))
     assert status(tmp_path / "run") == {"state": "stopped", "reason": "SIGTERM at step 0", "total_steps": 6}
 
@@ -378,7 +378,7 @@ def test_a_signal_before_the_first_step_stops_the_run(
         signal.raise_signal(signal.SIGUSR2)
         return original(*args, **kwargs)
 
-    monkeypatch.setattr("dcgan_dist.train.open_loader", slowly)
+    monkeypatch.setattr("dcgan_dist.preparation.open_loader", slowly)
     train.main(flags(flower_shards, tmp_path / "run"))
     assert status(tmp_path / "run") == {"state": "stopped", "reason": "SIGUSR2 at step 0", "total_steps": 6}
     assert (tmp_path / "run" / "requeue").exists()
@@ -645,7 +645,7 @@ def test_a_second_ctrl_c_stops_at_once(
         signal.raise_signal(signal.SIGINT)
         raise AssertionError
 
-    monkeypatch.setattr(train, "train", interrupted_twice)
+    monkeypatch.setattr("dcgan_dist.job.train", interrupted_twice)
     assert "second Ctrl-C" in refused(flags(flower_shards, tmp_path / "run"), capsys, code=1)
     assert status(tmp_path / "run")["state"] == "failed"
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2):
