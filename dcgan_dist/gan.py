@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from dcgan_dist.config import OptimConfig, TrainConfig
 from dcgan_dist.distributed import collectives
 from dcgan_dist.distributed.batch_norm import note_torchs_collectives, synchronize
-from dcgan_dist.distributed.collectives import digest, reduce_bucket
+from dcgan_dist.distributed.collectives import digest, note_reduced, reduce_bucket
 from dcgan_dist.distributed.draws import Dropout, StepDraws, key_dropout, run_key
 from dcgan_dist.distributed.runtime import Runtime
 from dcgan_dist.ema import Average
@@ -71,6 +71,7 @@ class Player:
         """Gradients of ``loss`` for this network alone, averaged over processes."""
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward(inputs=self.parameters, retain_graph=retain_graph)  # type: ignore[no-untyped-call]
+        note_reduced()
 
     def step(self) -> None:
         """Update this network. Its gradients stay, without the scaler's factor, until the next ``backward``."""
@@ -226,7 +227,7 @@ def _player(network: nn.Module, config: TrainConfig, *, runtime: Runtime, lr: fl
     if config.compute.compile:
         functorch_config.donated_buffer = False  # else the simultaneous step may not keep its graph for G's backward
         plain.compile()
-    wrapped = runtime.accelerator.prepare_model(plain)
+    wrapped = runtime.accelerator.prepare_model(plain) if runtime.world_size > 1 else plain
     if isinstance(wrapped, DistributedDataParallel):
         wrapped.register_comm_hook(dist.group.WORLD, reduce_bucket)
     return Player(

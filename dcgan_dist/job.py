@@ -13,6 +13,7 @@ import torch
 from rich.console import Console
 
 from dcgan_dist.cli import fail, is_first_process, tell, to_yaml
+from dcgan_dist.clock import Account
 from dcgan_dist.collapse.pixels import Pixels
 from dcgan_dist.config import TrainConfig
 from dcgan_dist.distributed import collectives
@@ -129,6 +130,8 @@ def _run(job: Job) -> None:
             )
             if resumed:
                 training.go_on_from(resumed)
+                if "account" in resumed.state:  # a checkpoint of before there was one has none
+                    training.clock.go_on_from(Account.from_json(resumed.state["account"]))
                 if resumed.path.parent == run.best:
                     training.save()  # the run was killed before it could, or in the middle of a rollback
             begin = time.monotonic()
@@ -142,7 +145,9 @@ def _run(job: Job) -> None:
                     collectives.from_main(partial(_leave_report, job))
                 raise
             seconds = time.monotonic() - begin
+            account = training.clock.account()
             stopped = "" if done else f"{runtime.stop.received or 'a signal to another rank'} at step {training.step}"
+            tracker.summary(account.scalars())
             if stopped:
                 tracker.stopped(stopped)
             nearest = _nearest(job) if done else None
@@ -150,12 +155,12 @@ def _run(job: Job) -> None:
                 if nearest is not None:
                     write_png(run.nearest, nearest)
                 _leave_pictures(job, tracker, step=training.step)
-                _note_end(job, stopped)  # before W&B takes its time to finish
+                _note_end(job, stopped, account)  # before W&B takes its time to finish
                 _leave_report(job)  # once status.json says how the run ended
                 if tracker.wandb is not None:
                     refer_to_checkpoints(tracker.wandb, run, data_digest=job.loader.digest)
     if runtime.is_main:
-        _say_goodbye(job, step=training.step, steps=training.step - first_step, seconds=seconds)
+        _say_goodbye(job, account, step=training.step, steps=training.step - first_step, seconds=seconds)
 
 
 def _tracker(job: Job, facts: Mapping[str, Any], *, first_step: int) -> Tracker:
@@ -188,11 +193,11 @@ def _status(job: Job) -> Iterator[None]:
         raise
 
 
-def _note_end(job: Job, stopped: str) -> None:
+def _note_end(job: Job, stopped: str, account: Account) -> None:
     """Say in status.json, and to batch scripts, that the run is done, or why it stopped. Main process only."""
     if stopped:
         write_whole(job.run.requeue, b"")
-    job.run.set_status("stopped" if stopped else "done", stopped, total_steps=job.total_steps)
+    job.run.set_status("stopped" if stopped else "done", stopped, total_steps=job.total_steps, account=account)
 
 
 def _note_failure(job: Job, error: BaseException) -> None:
@@ -267,16 +272,19 @@ def _headline(job: Job) -> str:
     )
 
 
-def _say_goodbye(job: Job, *, step: int, steps: int, seconds: float) -> None:
-    """How far the run came and where to look. Main process only."""
+def _say_goodbye(job: Job, account: Account, *, step: int, steps: int, seconds: float) -> None:
+    """How far the run came, where its time went and where to look. Main process only."""
     run, say = job.run, job.console.print
     pace = f", {seconds / steps * 1000:.1f} ms a step with all pauses" if steps else ""
-    if job.judge:
-        say(f"evaluations took {job.judge.share:.1%} of the time")
     if step == job.total_steps:
         say(f"done: {steps:,} steps in {timedelta(seconds=round(seconds))}{pace}")
     else:
         say(f"stopped at step {step}, saved; go on with --run_dir {run.path} --resume")
+    over = " over all starts" if job.resumed else ""
+    if account.images:
+        say(f"throughput{over}: {account.speed()}; time: {account.division()}")
+    if pauses := account.pauses():
+        say(f"pauses{over}: {pauses}")
     grids = [path for _, path in run.sample_grids()[-1:]]
     pictures = [
         str(path)

@@ -17,10 +17,13 @@ from typing import Protocol, Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from dcgan_dist.clock import seconds_for_people
 from dcgan_dist.wandb_sink import AlertLevel, WandbSink
 
 WIDE = 100
 """Columns of a terminal that has room for a bar."""
+TOLD_SECONDS = 0.05
+"""Shorter pauses between two rows are not worth a word."""
 
 
 class Sink(Protocol):
@@ -120,7 +123,9 @@ class ConsoleSink:
             pace = (time.monotonic() - self._start) / max(1, step - self._first)
             left = timedelta(seconds=round(pace * (self._total - step)))
             speed = f"{values['time/images_per_second']:.0f} images/s"
-            row = f"step {step}/{self._total}  {speed}  loss {losses}  {scores}  left {left}"
+            pause = values["time/pause"]
+            paused = f"  paused {seconds_for_people(pause)}" if pause >= TOLD_SECONDS else ""
+            row = f"step {step}/{self._total}  {speed}  loss {losses}  {scores}  left {left}{paused}"
             self._console.print(row, highlight=False, markup=False, soft_wrap=True)
 
     def picture(self, step: int, name: str, *, path: Path) -> None:
@@ -182,6 +187,11 @@ class Tracker:
         self.say(f"warning: {text}")
         if self.wandb is not None:
             self.wandb.alert(title, text, level=level)
+
+    def summary(self, values: Mapping[str, float]) -> None:
+        """Numbers of the whole run, for W&B's summary; status.json has them too."""
+        if self.wandb is not None:
+            self.wandb.summary(values)
 
     def stopped(self, reason: str) -> None:
         """The run ends before its last step because it was asked to, and can go on later."""
