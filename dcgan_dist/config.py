@@ -208,10 +208,11 @@ class ComputeConfig:
 
     dtype: Literal["float32", "float64"] = "float32"
     """Type of weights, statistics and optimizers. float64 shows that the number of processes does not matter."""
-    precision: Literal["no", "bf16", "fp16"] = "no"
-    """Mixed precision of the networks' forward and backward passes."""
-    memory_format: Literal["contiguous", "channels_last"] = "contiguous"
-    """Layout of image tensors in memory."""
+    precision: Literal["no", "bf16", "fp16", "auto"] = "no"
+    """Mixed precision of the networks' forward and backward passes. auto: no or bf16, as a few steps before the first
+    show which is faster here; what it became stands in config.yaml and is kept on resume."""
+    memory_format: Literal["contiguous", "channels_last", "auto"] = "contiguous"
+    """Layout of image tensors in memory. auto: likewise."""
     threads: int = 0
     """CPU threads a process; 0 shares the machine's cores among its processes. Part of bit equality."""
     timeout: int = 600
@@ -377,6 +378,17 @@ def changed(config: TrainConfig, values: dict[str, Any]) -> TrainConfig:
     unknown = set(values) - {name for name, _ in leaves(config)}
     assert not unknown, unknown
     return replaced(config)  # type: ignore[no-any-return]
+
+
+def candidates(config: TrainConfig) -> dict[str, tuple[str, ...]]:
+    """What precision and memory_format may become, for those that are auto; the first is the plain one."""
+    found = {"precision": ("no", "bf16"), "memory_format": ("contiguous", "channels_last")}
+    return {name: values for name, values in found.items() if getattr(config.compute, name) == "auto"}
+
+
+def plain(config: TrainConfig) -> TrainConfig:
+    """``config`` with the plain precision and memory_format in place of auto."""
+    return changed(config, {name: values[0] for name, values in candidates(config).items()})
 
 
 def without_effect(config: TrainConfig) -> list[str]:

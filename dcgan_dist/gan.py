@@ -167,6 +167,7 @@ def build_gan(config: TrainConfig, runtime: Runtime) -> Gan:
     """Networks, optimizers and loss of ``config`` on the runtime's device; the same weights on every process."""
     if config.losses.loss not in LOSSES:
         raise ValueError(f"loss must be one of {', '.join(LOSSES)}, got {config.losses.loss!r}")
+    assert "auto" not in (config.compute.precision, config.compute.memory_format)
     generator, discriminator = build_networks(config.network, seed=config.seed)
     optim = config.optim
     average = None

@@ -9,8 +9,9 @@ import torch
 from rich.console import Console
 
 from dcgan_dist import checkpoint
+from dcgan_dist.choices import chosen
 from dcgan_dist.cli import read_yaml
-from dcgan_dist.config import LENGTHS, TrainConfig, changed, without_effect
+from dcgan_dist.config import LENGTHS, TrainConfig, candidates, changed, plain, without_effect
 from dcgan_dist.data.loader import Loader, open_loader
 from dcgan_dist.distributed import collectives
 from dcgan_dist.distributed.draws import StepDraws, run_key
@@ -63,9 +64,14 @@ def prepared(config: TrainConfig, runtime: Runtime, held: contextlib.ExitStack) 
         console.print(f"warning: {sentence}")
     config = changed(config, {"loader": collectives.from_main(partial(_chosen_loader, config))})
     config = changed(config, {"extractor": _chosen_extractor(config, console)})
-    gan = collectives.on_all(partial(build_gan, config, runtime))
+    config = changed(config, collectives.from_main(partial(_kept_choices, config)))
+    gan = collectives.on_all(partial(build_gan, plain(config), runtime))
     loader = open_loader(config.images, config.network, seed=config.seed, rows=rows, device=runtime.device)
     total_steps = config.steps(loader.image_count)
+    config, choice = chosen(config, loader, runtime)
+    if choice:
+        console.print(choice)
+        gan = collectives.on_all(partial(build_gan, config, runtime))
     judge = None
     if 0 < config.evaluation.eval_every <= total_steps and not config.run.dry_run:
         with progress(runtime) as report:
@@ -133,6 +139,11 @@ def _chosen_extractor(config: TrainConfig, console: Console) -> str:
 def _chosen_loader(config: TrainConfig) -> str:
     """The setting ``loader``; a run that goes on keeps what ``auto`` chose when it began."""
     return _of_the_run(config, "loader", config.images.loader)
+
+
+def _kept_choices(config: TrainConfig) -> dict[str, str]:
+    """What precision and memory_format auto became when the run that goes on began; auto when no run does."""
+    return {name: _of_the_run(config, name, "auto") for name in candidates(config)}
 
 
 def _of_the_run(config: TrainConfig, name: str, value: str) -> str:
