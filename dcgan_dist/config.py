@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 LENGTHS = ("max_steps", "max_epochs", "max_images")
 """The three ways to say how long a run is."""
-
+MOST_PROFILED = 100
+"""Steps in one trace; each takes about a megabyte."""
 
 MAY_DIFFER = frozenset(
     {
@@ -297,10 +298,12 @@ class RunConfig:
     dry_run: bool = False
     """Print the resolved config, and the time and memory of the run from a few real steps, and stop."""
     profile: int = 0
-    """Write a torch.profiler trace of this many steps (after 10 for warming up) to run_dir; 0 is none."""
+    """Write a torch.profiler trace of this many steps, at most 100, after 10 for warming up, to run_dir/trace.json, and
+    print what each part of a step took; 0 is none."""
 
     def __post_init__(self) -> None:
-        _not_negative("profile", self.profile)
+        if not 0 <= self.profile <= MOST_PROFILED:
+            raise ValueError(f"profile must be from 0 to {MOST_PROFILED}, because traces are large, got {self.profile}")
         if self.resume and not self.run_dir:
             raise ValueError("resume needs run_dir: which run is to go on?")
         if self.resume and self.dry_run:

@@ -19,6 +19,7 @@ from dcgan_dist.distributed.runtime import Runtime
 from dcgan_dist.ema import Average
 from dcgan_dist.losses import LOSSES, Loss
 from dcgan_dist.models import build_networks
+from dcgan_dist.profiling import named
 
 
 @dataclass
@@ -39,6 +40,8 @@ class Player:
 
     def __post_init__(self) -> None:
         self.parameters = list(self.plain.parameters())
+        self.name = type(self.plain).__name__
+        """Generator or Discriminator: every model calls them so."""
         self._dropouts = [layer for layer in self.plain.modules() if isinstance(layer, Dropout)]
         self._torchs_norms = [layer for layer in self.plain.modules() if isinstance(layer, nn.SyncBatchNorm)]
 
@@ -70,15 +73,17 @@ class Player:
     def backward(self, loss: Tensor, *, retain_graph: bool = False) -> None:
         """Gradients of ``loss`` for this network alone, averaged over processes."""
         self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward(inputs=self.parameters, retain_graph=retain_graph)  # type: ignore[no-untyped-call]
+        with named(f"{self.name} backward"):
+            self.scaler.scale(loss).backward(inputs=self.parameters, retain_graph=retain_graph)  # type: ignore[no-untyped-call]
         note_reduced()
 
     def step(self) -> None:
         """Update this network. Its gradients stay, without the scaler's factor, until the next ``backward``."""
-        if self.scaler.is_enabled():
-            self.scaler.unscale_(self.optimizer)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
+        with named(f"{self.name} optimizer"):
+            if self.scaler.is_enabled():
+                self.scaler.unscale_(self.optimizer)
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
 
 
 @dataclass
@@ -111,7 +116,7 @@ class Gan:
     def generate(self, z: Tensor, *, draws: StepDraws, dropout: str = "dropout_generator") -> Tensor:
         """Fakes (rows, channels, size, size) from z, in training mode."""
         self.generator.key_dropout(draws, dropout)
-        with self._autocast():
+        with named("Generator forward"), self._autocast():
             fake: Tensor = self.generator.network(z).to(self.dtype)
         self.generator.note_collectives(fake)
         return fake
@@ -119,7 +124,7 @@ class Gan:
     def discriminate(self, images: Tensor, *, draws: StepDraws, dropout: str) -> Tensor:
         """Logits (rows,) of images, in training mode; running statistics are updated."""
         self.discriminator.key_dropout(draws, dropout)
-        with self._autocast():
+        with named("Discriminator forward"), self._autocast():
             logits: Tensor = self.discriminator.network(images).to(self.dtype)
         self.discriminator.note_collectives(logits)
         return logits
@@ -137,7 +142,7 @@ class Gan:
         constants = {name: parameter.detach() for name, parameter in player.plain.named_parameters()}
         copies = {name: buffer.clone() for name, buffer in player.plain.named_buffers()}
         player.key_dropout(draws, dropout)
-        with self._autocast():
+        with named(f"{player.name} forward"), self._autocast():
             output: Tensor = functional_call(player.plain, constants | copies, (inputs,)).to(self.dtype)
         player.note_collectives(output)
         return output

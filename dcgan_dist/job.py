@@ -25,7 +25,8 @@ from dcgan_dist.loop import DivergenceError, Training, train
 from dcgan_dist.models import build_networks
 from dcgan_dist.pages import write_report
 from dcgan_dist.pictures import plot_histograms, plot_losses, write_comparison, write_progress
-from dcgan_dist.preparation import PROFILE_WARMUP, Job, prepared
+from dcgan_dist.preparation import Job, prepared
+from dcgan_dist.profiling import Trace
 from dcgan_dist.run_directory import environment
 from dcgan_dist.summary import summary
 from dcgan_dist.tracking import ConsoleSink, JsonLines, Tracker
@@ -250,14 +251,18 @@ def _leave_report(job: Job) -> None:
 @contextlib.contextmanager
 def _profiled(job: Job) -> Iterator[Callable[[], None]]:
     """What to call after each step; with --profile it drives torch.profiler on the main process."""
-    if not job.config.run.profile or not job.runtime.is_main:
+    steps, say = job.config.run.profile, job.console.print
+    if not steps or not job.runtime.is_main:
         yield lambda: None
         return
-    schedule = torch.profiler.schedule(wait=0, warmup=PROFILE_WARMUP, active=job.config.run.profile, repeat=1)
-    with torch.profiler.profile(
-        schedule=schedule, on_trace_ready=lambda profile: profile.export_chrome_trace(str(job.run.trace))
-    ) as profile:
-        yield profile.step
+    trace = Trace(job.run.trace, steps, job.runtime.device)
+    with trace.recording() as after_step:
+        yield after_step
+    if not trace.milliseconds:
+        say("no trace: the run stopped before it began")
+        return
+    say(trace.table())
+    say(f"trace of {counted(steps, 'step')}: {trace.path}; open it at ui.perfetto.dev, which reads it in the browser")
 
 
 def _headline(job: Job) -> str:

@@ -18,6 +18,7 @@ from dcgan_dist.game import ScoreCounter
 from dcgan_dist.gan import Gan
 from dcgan_dist.images import grid, to_images
 from dcgan_dist.judging import Judge, Judgement
+from dcgan_dist.profiling import named
 from dcgan_dist.run_directory import RunDirectory
 from dcgan_dist.sampling import sample_pixels
 from dcgan_dist.steps import STEPS, StepResult
@@ -99,7 +100,7 @@ class Training:
         start, stop = self._rows
         batch_size = config.images.batch_size
         draws = StepDraws(key=self._key, step=self.step, batch_size=batch_size, start=start, stop=stop, dtype=gan.dtype)
-        with self.clock.measured("data"):
+        with self.clock.measured("data"), named("data"):
             pixels = self.loader.batch(self.step)
         real = to_images(pixels, config.network.value_range, dtype=gan.dtype)
         if config.images.flip:
@@ -239,7 +240,7 @@ class Training:
             scalars = dict(self._result.scalars)
             if self._game_is_due():
                 scalars |= self._game()
-            stacked = torch.stack([value.double() for value in scalars.values()])
+            stacked = torch.stack(list(scalars.values())).double()
             means = (collectives.all_reduce(stacked) / self.runtime.world_size).tolist()
             batch_size = self.gan.config.images.batch_size
             times = self.clock.read(self.step)

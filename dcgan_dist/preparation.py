@@ -19,13 +19,11 @@ from dcgan_dist.distributed.launcher import launcher_disagreements
 from dcgan_dist.distributed.runtime import Runtime
 from dcgan_dist.gan import Gan, build_gan
 from dcgan_dist.judging import UNMEASURED, Judge, default_extractor
+from dcgan_dist.profiling import WARM_UP
 from dcgan_dist.progress import progress
 from dcgan_dist.run_directory import RunDirectory, open_run
 from dcgan_dist.run_lock import training_alone
 from dcgan_dist.wandb_sink import check_wandb_mode
-
-PROFILE_WARMUP = 10
-"""Steps before --profile begins to record."""
 
 
 @dataclass(kw_only=True)
@@ -100,9 +98,9 @@ def prepared(config: TrainConfig, runtime: Runtime, held: contextlib.ExitStack) 
             raise ValueError(f"resume: {run.path} has done {resumed.step} steps already, {total_steps} are asked for")
         if not config.compute.threads and resumed.state["world_size"] == runtime.world_size:
             torch.set_num_threads(resumed.state["threads"])  # the same bits as without the interruption
-    needed = PROFILE_WARMUP + config.run.profile
+    needed = WARM_UP + config.run.profile
     if config.run.profile and total_steps - (resumed.step if resumed else 0) < needed:
-        raise ValueError(f"profile {config.run.profile} needs {needed} steps: {PROFILE_WARMUP} come before the trace")
+        raise ValueError(f"profile {config.run.profile} needs {needed} steps: {WARM_UP} come before the trace")
     if resumed:
         collectives.from_main(partial(checkpoint.tidy, run.checkpoints, keep=config.log.keep_checkpoints))
         collectives.from_main(partial(run.forget_samples, after=resumed.step))

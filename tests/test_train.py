@@ -18,7 +18,7 @@ import yaml
 from PIL import Image
 from torch import Tensor
 
-from dcgan_dist import sample, shard, train, wandb_sink
+from dcgan_dist import profiling, sample, shard, train, wandb_sink
 from dcgan_dist.clock import PAUSES, Account
 from dcgan_dist.data.loader import open_loader
 from dcgan_dist.loop import Training
@@ -558,10 +558,36 @@ def test_dry_run_tells_and_writes_nothing(
     assert not (tmp_path / "run").exists()
 
 
-def test_profile_writes_a_trace(flower_shards: Path, tmp_path: Path) -> None:
+def test_profile_writes_a_trace_and_says_what_the_parts_of_a_step_took(
+    flower_shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_dir = tmp_path / "run"
+    train.main([*flags(flower_shards, run_dir, max_steps=14), "--profile", "2"])
+    events: list[dict[str, Any]] = json.loads((run_dir / "trace.json").read_text())["traceEvents"]
+    assert any("convolution_backward" in event.get("name", "") for event in events)
+    begun = {part: [event["ts"] for event in events if event.get("name") == part] for part in profiling.PARTS}
+    # the simultaneous update: D sees reals and fakes, then both backward passes, then both steps
+    assert {part: len(times) for part, times in begun.items()} == dict.fromkeys(profiling.PARTS, 2) | {
+        "Discriminator forward": 4
+    }
+    order = ("data", "Generator forward", "Discriminator forward", "Discriminator backward", "Generator backward")
+    first = [min(begun[part]) for part in (*order, "Discriminator optimizer", "Generator optimizer")]
+    assert first == sorted(first)
+    text = capsys.readouterr().out
+    shares = [float(row.split("│")[3].strip(" %")) for row in text.splitlines() if row.startswith("│")]
+    assert len(shares) == len(profiling.PARTS) + 2  # other, and the whole
+    assert sum(shares[:-1]) == pytest.approx(shares[-1], abs=0.5)
+    assert f"trace of 2 steps: {run_dir / 'trace.json'}" in text
+
+
+def test_a_run_that_stops_early_has_no_trace_and_says_so(
+    flower_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("dcgan_dist.job.train", lambda training, **_: False)
+    monkeypatch.setattr("dcgan_dist.job._leave_pictures", lambda *_, **__: None)
     train.main([*flags(flower_shards, tmp_path / "run", max_steps=12), "--profile", "2"])
-    events: dict[str, Any] = json.loads((tmp_path / "run" / "trace.json").read_text())
-    assert any("convolution_backward" in event.get("name", "") for event in events["traceEvents"])
+    assert "no trace: the run stopped before it began" in capsys.readouterr().out
+    assert not (tmp_path / "run" / "trace.json").exists()
 
 
 def test_a_profile_longer_than_the_run_is_refused(

@@ -13,6 +13,8 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
+from dcgan_dist.profiling import COMMUNICATION, named
+
 T = TypeVar("T")
 
 
@@ -55,7 +57,8 @@ def _waiting(size: int) -> Iterator[None]:
     note(size)
     begin = time.perf_counter()
     try:
-        yield
+        with named(COMMUNICATION):
+            yield
     finally:
         seconds = time.perf_counter() - begin
         for traffic in _observers:
