@@ -62,9 +62,13 @@ def mnist28_norms() -> list[nn.BatchNorm2d]:
     return [layer for player in players for layer in player.plain.modules() if isinstance(layer, nn.BatchNorm2d)]
 
 
+LATE_SECONDS = 0.8
+
+
 def waited_in_a_sum() -> float:
+    dist.barrier()
     with collectives.counted() as traffic:
-        time.sleep(0.4 * collectives.rank())
+        time.sleep(LATE_SECONDS * collectives.rank())
         collectives.all_reduce(torch.zeros(1))
     return traffic.seconds
 
@@ -78,7 +82,7 @@ def waited_in_a_backward_pass() -> tuple[float, float]:
     backward = player.backward
 
     def late(loss: Tensor, *, retain_graph: bool = False) -> None:
-        time.sleep(0.4 * collectives.rank())
+        time.sleep(LATE_SECONDS * collectives.rank())
         backward(loss, retain_graph=retain_graph)
 
     player.backward = late  # type: ignore[method-assign]
@@ -89,10 +93,10 @@ def waited_in_a_backward_pass() -> tuple[float, float]:
 
 def test_who_is_early_waits_and_who_is_late_does_not() -> None:
     early, late = run_ranks(waited_in_a_sum, 2)
-    assert early > 0.3
+    assert early > LATE_SECONDS / 3
     assert late < early
     (early, early_compute), (late, late_compute) = run_ranks(waited_in_a_backward_pass, 2)
-    assert early > 0.3
+    assert early > LATE_SECONDS / 3
     assert late < early
     assert early_compute < late_compute  # where the sleep was
 
