@@ -24,7 +24,7 @@ from dcgan_dist.tracking import Tracker
 WARM_UP_STEPS, STEPS = 2, 5
 """Of each candidate: steps before it is timed, and steps that are."""
 GAIN = 0.05
-"""Share of the plain step's time that another candidate must save: less may be chance, and rounds for nothing."""
+"""Share of the default's time that another candidate must save: less may be chance, and rounds for nothing."""
 
 
 def chosen(config: TrainConfig, loader: Loader, runtime: Runtime) -> tuple[TrainConfig, str]:
@@ -53,7 +53,7 @@ def chosen(config: TrainConfig, loader: Loader, runtime: Runtime) -> tuple[Train
 
 
 def fastest(seconds: list[float]) -> int:
-    """Place of the least; the first, the plain one, unless the least saves a GAIN of it."""
+    """Place of the least; the first, the default, unless the least saves a GAIN of it."""
     best = min(range(len(seconds)), key=seconds.__getitem__)
     return best if seconds[best] < (1 - GAIN) * seconds[0] else 0
 

@@ -212,8 +212,9 @@ class ComputeConfig:
     precision: Literal["no", "bf16", "fp16", "auto"] = "no"
     """Mixed precision of the networks' forward and backward passes. auto: no or bf16, as a few steps before the first
     show which is faster here; what it became stands in config.yaml and is kept on resume."""
-    memory_format: Literal["contiguous", "channels_last", "auto"] = "contiguous"
-    """Layout of image tensors in memory. auto: likewise."""
+    memory_format: Literal["contiguous", "channels_last", "auto"] = "channels_last"
+    """Layout of image tensors in memory; channels_last is the faster one, by what most kernels are written for. auto:
+    the faster one here, found as precision's."""
     threads: int = 0
     """CPU threads a process; 0 shares the machine's cores among its processes. Part of bit equality."""
     timeout: int = 600
@@ -384,13 +385,13 @@ def changed(config: TrainConfig, values: dict[str, Any]) -> TrainConfig:
 
 
 def candidates(config: TrainConfig) -> dict[str, tuple[str, ...]]:
-    """What precision and memory_format may become, for those that are auto; the first is the plain one."""
-    found = {"precision": ("no", "bf16"), "memory_format": ("contiguous", "channels_last")}
+    """What precision and memory_format may become, for those that are auto; the first is the default."""
+    found = {"precision": ("no", "bf16"), "memory_format": ("channels_last", "contiguous")}
     return {name: values for name, values in found.items() if getattr(config.compute, name) == "auto"}
 
 
 def plain(config: TrainConfig) -> TrainConfig:
-    """``config`` with the plain precision and memory_format in place of auto."""
+    """``config`` with the default precision and memory_format in place of auto."""
     return changed(config, {name: values[0] for name, values in candidates(config).items()})
 
 

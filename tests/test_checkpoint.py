@@ -77,12 +77,12 @@ def all_tensors(gan: Gan) -> dict[str, Tensor]:
 
 CASES = {
     "adam": config(),
-    "adam, channels_last": config("flowers17-arch1", memory_format="channels_last"),
-    "adam, average": config("flowers17-arch1", ema_decay=0.9, memory_format="channels_last", flip=True),
+    "adam, contiguous": config("flowers17-arch1", memory_format="contiguous"),
+    "adam, average": config("flowers17-arch1", ema_decay=0.9, flip=True),
     "rmsprop": config("flowers17-arch2", base_channels=2),
-    "rmsprop, channels_last": config("flowers17-arch2", base_channels=2, memory_format="channels_last"),
+    "rmsprop, contiguous": config("flowers17-arch2", base_channels=2, memory_format="contiguous"),
     "sgd": config(optimizer="sgd", lr=0.01),
-    "sgd, channels_last, average": config(optimizer="sgd", lr=0.01, memory_format="channels_last", ema_decay=0.5),
+    "sgd, contiguous, average": config(optimizer="sgd", lr=0.01, memory_format="contiguous", ema_decay=0.5),
     "float64": tiny.narrow("mnist-pooled", optimizer="rmsprop", lr_decay_g=0.1),
 }
 
@@ -377,7 +377,7 @@ def test_other_cadence_length_and_place_of_data_are_accepted(tmp_path: Path) -> 
         ("batch_size", 4),
         ("value_range", (0.0, 1.0)),
         ("dropout", 0.1),
-        ("memory_format", "channels_last"),
+        ("memory_format", "contiguous"),
         ("precision", "bf16"),
         ("shuffle_window", 1),
         ("ema_decay", 0.9),

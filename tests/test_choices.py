@@ -52,18 +52,18 @@ def written(run_dir: Path) -> list[str]:
         ([1.0], 0),
     ],
 )
-def test_the_plain_one_stays_unless_another_is_clearly_faster(seconds: list[float], expected: int) -> None:
+def test_the_default_stays_unless_another_is_clearly_faster(seconds: list[float], expected: int) -> None:
     assert choices.fastest(seconds) == expected
 
 
 @pytest.mark.parametrize(
     ("settings", "faster", "expected"),
     [
-        (AUTO, {"bf16_channels_last": 0.5}, ["bf16", "channels_last"]),
-        (AUTO, {"no_channels_last": 0.5, "bf16_contiguous": 0.6}, ["no", "channels_last"]),
-        (AUTO, {"no_contiguous": 0.5}, ["no", "contiguous"]),
-        ({"precision": "auto"}, {"bf16_contiguous": 0.5, "bf16_channels_last": 0.1}, ["bf16", "contiguous"]),
-        ({"precision": "bf16", "memory_format": "auto"}, {"bf16_channels_last": 0.5}, ["bf16", "channels_last"]),
+        (AUTO, {"bf16_contiguous": 0.5}, ["bf16", "contiguous"]),
+        (AUTO, {"no_contiguous": 0.5, "bf16_channels_last": 0.6}, ["no", "contiguous"]),
+        (AUTO, {"no_channels_last": 0.5}, ["no", "channels_last"]),
+        ({"precision": "auto"}, {"bf16_channels_last": 0.5, "bf16_contiguous": 0.1}, ["bf16", "channels_last"]),
+        ({"precision": "bf16", "memory_format": "auto"}, {"bf16_contiguous": 0.5}, ["bf16", "contiguous"]),
     ],
 )
 def test_the_fastest_is_chosen(
@@ -94,22 +94,22 @@ def test_a_gpu_without_bf16_stays_with_no(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(choices, "timed", None)
     config = tiny.narrow("flowers17-arch1", dtype="float32", precision="auto")
     config, told = choices.chosen(config, tiny.training(plain(config), tiny.runtime()).loader, tiny.runtime())
-    assert (values(config), told) == (["no", "contiguous"], "auto: precision no; there is no bf16 here")
+    assert (values(config), told) == (["no", "channels_last"], "auto: precision no; there is no bf16 here")
 
 
 def test_a_resumed_run_keeps_what_was_chosen_and_never_times_again(
     flower_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run_dir = tmp_path / "run"
-    paces(monkeypatch, bf16_channels_last=0.5)
+    paces(monkeypatch, bf16_contiguous=0.5)
     train.main(flags(flower_shards, run_dir, **AUTO))
-    told = "auto: precision bf16 memory_format channels_last; a step took "
+    told = "auto: precision bf16 memory_format contiguous; a step took "
     assert capsys.readouterr().out.count(told) == 1
-    assert written(run_dir) == ["bf16", "channels_last"]
-    paces(monkeypatch, no_contiguous=0.1)  # the machine has changed its mind
+    assert written(run_dir) == ["bf16", "contiguous"]
+    paces(monkeypatch, no_channels_last=0.1)  # the machine has changed its mind
     train.main([*flags(flower_shards, run_dir, max_steps=4, **AUTO), "--resume"])
     assert "auto:" not in capsys.readouterr().out
-    assert written(run_dir) == ["bf16", "channels_last"]
+    assert written(run_dir) == ["bf16", "contiguous"]
     assert [row["step"] for row in rows(run_dir)] == [1, 2, 3, 4]
 
 
@@ -119,7 +119,7 @@ def test_choosing_leaves_no_trace_in_the_run(
     """Nothing is stubbed: four candidates train, and then the run is the one that had the outcome in its file."""
     train.main(flags(flower_shards, tmp_path / "auto", **AUTO))
     train.main(["--config", str(tmp_path / "auto" / "config.yaml"), "--run_dir", str(tmp_path / "again")])
-    assert capsys.readouterr().out.count("a step took precision no memory_format contiguous") == 1
+    assert capsys.readouterr().out.count("a step took precision no memory_format channels_last") == 1
     names = ("loss/d", "loss/g", "score/real", "score/fake")
     found, expected = ([[row[name] for name in names] for row in rows(tmp_path / name)] for name in ("auto", "again"))
     assert found == expected
@@ -128,11 +128,11 @@ def test_choosing_leaves_no_trace_in_the_run(
 def test_a_dry_run_shows_what_would_be_chosen(
     flower_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    paces(monkeypatch, no_channels_last=0.5)
+    paces(monkeypatch, no_contiguous=0.5)
     train.main([*flags(flower_shards, tmp_path / "run", **AUTO), "--dry_run"])
     text = capsys.readouterr().out
-    assert "\nmemory_format: channels_last\n" in text
-    assert "a step took precision no memory_format contiguous 1000.0 ms" in text
+    assert "\nmemory_format: contiguous\n" in text
+    assert "a step took precision no memory_format channels_last 1000.0 ms" in text
 
 
 def test_float64_is_refused_as_with_any_precision() -> None:
@@ -156,4 +156,4 @@ def agreed() -> list[str]:
 
 
 def test_processes_agree_and_the_slowest_counts() -> None:
-    assert run_ranks(agreed, 2) == [["no", "contiguous"]] * 2
+    assert run_ranks(agreed, 2) == [["no", "channels_last"]] * 2

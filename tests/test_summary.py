@@ -29,7 +29,7 @@ def tables() -> tuple[Table, Table]:
 def test_layers_of_the_generator_by_hand(tables: tuple[Table, Table]) -> None:
     rows = cells(tables[0])
     assert [row[1:] for row in rows[:3]] == [
-        ("ConvTranspose2d", "N x 192 x 4 x 4", "307,392"),  # 100 * 192 * 4 * 4 + 192
+        ("CoveringConvTranspose2d", "N x 192 x 4 x 4", "307,392"),  # 100 * 192 * 4 * 4 + 192
         ("BatchNorm2d", "N x 192 x 4 x 4", "384"),
         ("LeakyReLU", "N x 192 x 4 x 4", ""),
     ]

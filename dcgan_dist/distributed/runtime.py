@@ -16,7 +16,7 @@ from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGr
 from dcgan_dist.config import ComputeConfig
 from dcgan_dist.distributed import collectives
 from dcgan_dist.distributed.launcher import check_world_size, end_with_launcher
-from dcgan_dist.machine import check_compiler, cores
+from dcgan_dist.machine import check_compiler, cores, keep_freed_memory
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2)
 
@@ -79,6 +79,7 @@ def start(compute: ComputeConfig) -> Runtime:
     threads = compute.threads or max(1, cores() // local_world_size)
     torch.set_num_threads(threads)
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # else Accelerate sets another number, on several CPU nodes
+    keep_freed_memory()
     end_with_launcher()
     if compute.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

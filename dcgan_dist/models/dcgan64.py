@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from dcgan_dist.config import NetworkConfig
 from dcgan_dist.distributed.batch_norm import BatchNorm2d
-from dcgan_dist.models.layers import generator_block
+from dcgan_dist.models.layers import CoveringConv2d, CoveringConvTranspose2d, generator_block
 
 BATCH_NORM_EPSILON = 1e-5
 DISCRIMINATOR_SLOPE = 0.2
@@ -22,7 +22,7 @@ class Generator(nn.Module):
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
         widths = [config.base_channels * scale for scale in (8, 4, 2, 1)]
-        first = nn.ConvTranspose2d(config.latent_dim, widths[0], 4, bias=False)
+        first = CoveringConvTranspose2d(config.latent_dim, widths[0], 4, bias=False)
         ups = [nn.ConvTranspose2d(wide, thin, 4, stride=2, padding=1, bias=False) for wide, thin in pairwise(widths)]
         self.body = nn.Sequential(*(generator_block(up, config, epsilon=BATCH_NORM_EPSILON) for up in (first, *ups)))
         self.head = nn.ConvTranspose2d(widths[-1], config.channels, 4, stride=2, padding=1, bias=False)
@@ -52,7 +52,7 @@ class Discriminator(nn.Module):
                 for thin, wide in pairwise(widths)
             )
         )
-        self.head = nn.Conv2d(widths[-1], 1, 4, bias=False)
+        self.head = CoveringConv2d(widths[-1], 1, 4, bias=False)
 
     def forward(self, images: Tensor) -> Tensor:
         features = self.body(self.stem(images))  # (N, c, 32, 32), then down to (N, 8c, 4, 4)

@@ -8,7 +8,13 @@ from torch import Tensor, nn
 from dcgan_dist.config import NetworkConfig
 from dcgan_dist.distributed.batch_norm import BatchNorm2d
 from dcgan_dist.distributed.draws import Dropout
-from dcgan_dist.models.layers import AppendBatchDeviation, SameConvTranspose2d, generator_block
+from dcgan_dist.models.layers import (
+    AppendBatchDeviation,
+    CoveringConv2d,
+    CoveringConvTranspose2d,
+    SameConvTranspose2d,
+    generator_block,
+)
 
 BATCH_NORM_EPSILON = 1e-3
 DISCRIMINATOR_SLOPE = 0.2
@@ -23,7 +29,7 @@ class Generator(nn.Module):
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
         widths = [config.base_channels * scale for scale in (8, 4, 2, 1)]
-        first = nn.ConvTranspose2d(config.latent_dim, widths[0], 4)
+        first = CoveringConvTranspose2d(config.latent_dim, widths[0], 4)
         ups = [nn.ConvTranspose2d(wide, thin, 4, stride=2, padding=1) for wide, thin in pairwise(widths)]
         self.body = nn.Sequential(*(generator_block(up, config, epsilon=BATCH_NORM_EPSILON) for up in (first, *ups)))
         self.head = SameConvTranspose2d(widths[-1], config.channels, kernel_size=4)
@@ -47,7 +53,7 @@ class Discriminator(nn.Module):
             _block(config, config.channels, first, batch_norm=False),
             *(_block(config, thin + 1, wide, batch_norm=True) for thin, wide in pairwise([first, *widths])),
         )
-        self.head = nn.Conv2d(widths[-1] + 1, 1, 2)
+        self.head = CoveringConv2d(widths[-1] + 1, 1, 2)
 
     def forward(self, images: Tensor) -> Tensor:
         features = self.body(images)  # (N, 8c + 1, 2, 2)

@@ -1,13 +1,18 @@
 """The 28x28 flower networks with upsampling and dropout, architecture 2 of S. Tinani (2018, revised 2023)."""
 
-from itertools import pairwise
-
 import torch
 from torch import Tensor, nn
 
 from dcgan_dist.config import NetworkConfig
 from dcgan_dist.distributed.draws import Dropout
-from dcgan_dist.models.layers import AppendBatchDeviation, DenseStem, SameConv2d, SameConvTranspose2d, generator_block
+from dcgan_dist.models.layers import (
+    AppendBatchDeviation,
+    DenseStem,
+    SameConv2d,
+    SameConvTranspose2d,
+    UpsampledConvTranspose2d,
+    generator_block,
+)
 
 BATCH_NORM_EPSILON = 1e-3
 DISCRIMINATOR_SLOPE = 0.2
@@ -25,22 +30,20 @@ class Generator(nn.Module):
         widths = [config.base_channels * scale for scale in (8, 4, 2, 1)]
         self.stem = DenseStem(config, widths[0], size=7, epsilon=BATCH_NORM_EPSILON, bias=True)
         self.dropout = Dropout(config.dropout)
-        is_strided = config.upsampling == "strided"
-        first, second, third = (
-            generator_block(
-                SameConvTranspose2d(wide, thin, kernel_size=5, stride=2 if is_strided and doubles else 1),
-                config,
-                epsilon=BATCH_NORM_EPSILON,
-            )
-            for (wide, thin), doubles in zip(pairwise(widths), (True, True, False), strict=True)
-        )
-        up = [] if is_strided else [nn.Upsample(scale_factor=2)]
-        self.body = nn.Sequential(*up, first, *up, second, third)
+        wide, middle, thin, last = widths
+        doubling = _strided if config.upsampling == "strided" else UpsampledConvTranspose2d
+        layers = [doubling(wide, middle), doubling(middle, thin), SameConvTranspose2d(thin, last, kernel_size=5)]
+        self.body = nn.Sequential(*(generator_block(layer, config, epsilon=BATCH_NORM_EPSILON) for layer in layers))
         self.head = SameConvTranspose2d(widths[-1], config.channels, kernel_size=5)
 
     def forward(self, z: Tensor) -> Tensor:
         features = self.dropout(self.stem(z))  # (N, 8c, 7, 7)
         return torch.sigmoid(self.head(self.body(features)))  # (N, channels, 28, 28)
+
+
+def _strided(inputs: int, outputs: int) -> SameConvTranspose2d:
+    """The layer in the place of an upsampled one that doubles its map by a stride of 2."""
+    return SameConvTranspose2d(inputs, outputs, kernel_size=5, stride=2)
 
 
 class Discriminator(nn.Module):

@@ -48,6 +48,58 @@ class SameConvTranspose2d(nn.ConvTranspose2d):
         return super().forward(features, output_size)[..., :size, :size]
 
 
+class UpsampledConvTranspose2d(SameConvTranspose2d):
+    """Pixels copied to twice the size, then a transposed convolution: features (N, C, n, n) to (N, outputs, 2n, 2n).
+
+    Computed without the larger map, as a sub-pixel convolution (Shi et al. 2016). Where each pixel stands twice, two
+    neighbouring weights of the 5x5 kernel often meet the same value: for each of the four places that a pixel is copied
+    to, they add up to a kernel of 3x3, and 36 products a pixel take the place of 100. The same sums in another order.
+    """
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, kernel_size=5)
+        # which of the 5 weights along an axis meet the pixel before, at and after an even, then an odd, place
+        even, odd = [[4, 3], [2, 1], [0]], [[4], [3, 2], [1, 0]]
+        sums = torch.zeros(2, 3, 5)
+        for parity, taps in enumerate((even, odd)):
+            for tap, weights in enumerate(taps):
+                sums[parity, tap, weights] = 1
+        both = torch.einsum("aiu,bjv->abijuv", sums, sums).reshape(36, 25)
+        self.sums: Tensor
+        self.register_buffer("sums", both, persistent=False)
+
+    def forward(self, features: Tensor, output_size: list[int] | None = None) -> Tensor:
+        inputs, outputs = self.weight.shape[:2]
+        with torch.autocast(features.device.type, enabled=False):  # weights add up in their own type
+            kernels = self.weight.flatten(2) @ self.sums.t()
+        kernels = kernels.view(inputs, outputs * 4, 3, 3).transpose(0, 1)
+        assert self.bias is not None
+        places = F.conv2d(features, kernels, self.bias.repeat_interleave(4), padding=1)
+        return F.pixel_shuffle(places, 2)
+
+
+class CoveringConv2d(nn.Conv2d):
+    """Convolution whose kernel covers the map: features (N, C, k, k) to (N, outputs, 1, 1), as one matrix product."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        return F.linear(_as_rows(features), _as_rows(self.weight), self.bias)[:, :, None, None]
+
+
+class CoveringConvTranspose2d(nn.ConvTranspose2d):
+    """Transposed convolution of one pixel: features (N, C, 1, 1) to (N, outputs, k, k), as one matrix product."""
+
+    def forward(self, features: Tensor, output_size: list[int] | None = None) -> Tensor:
+        _, outputs, height, width = self.weight.shape
+        rows = features.flatten(1) @ _as_rows(self.weight)
+        maps = rows.view(-1, height, width, outputs).permute(0, 3, 1, 2)
+        return maps if self.bias is None else maps + self.bias.view(-1, 1, 1)
+
+
+def _as_rows(maps: Tensor) -> Tensor:
+    """(N, H * W * C) of (N, C, H, W): no copy where the memory format is channels_last."""
+    return maps.permute(0, 2, 3, 1).flatten(1)
+
+
 class AppendBatchDeviation(nn.Module):
     """Features (N, C + 1, H, W): those of (N, C, H, W) and their batch deviation times ``weight``.
 

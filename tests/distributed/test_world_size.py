@@ -28,7 +28,7 @@ CASES: dict[Group, dict[str, TrainConfig]] = {
             flip=True,
             dropout=0.2,
             instance_noise_on="fakes",
-            memory_format="channels_last",
+            memory_format="contiguous",
             ema_decay=0.9,
         ),
         "arch2, flips": tiny.narrow("flowers17-arch2", ema_decay=0.9, base_channels=2, flip=True),

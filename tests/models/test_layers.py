@@ -4,9 +4,12 @@ from torch import nn
 
 from dcgan_dist.config import NetworkConfig
 from dcgan_dist.models.layers import (
+    CoveringConv2d,
+    CoveringConvTranspose2d,
     DenseStem,
     SameConv2d,
     SameConvTranspose2d,
+    UpsampledConvTranspose2d,
     activation,
     dcgan_initialise,
     keras_initialise,
@@ -59,6 +62,47 @@ def test_transposed_convolution_crops_the_smaller_half_first(kernel_size, stride
     found = layer(features)
     kept = slice(cropped_before, cropped_before + 7 * stride)
     torch.testing.assert_close(found, full(features)[:, :, kept, kept])
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_upsampled_convolution_is_the_convolution_of_the_larger_map(memory_format):
+    layer = UpsampledConvTranspose2d(3, 4).double().to(memory_format=memory_format)
+    features = torch.randn(2, 3, 7, 6, generator=seeded(), dtype=torch.float64).to(memory_format=memory_format)
+    features.requires_grad_()
+    upstream = torch.randn(2, 4, 14, 12, generator=seeded(), dtype=torch.float64)
+    larger = nn.functional.interpolate(features, scale_factor=2)
+    expected = nn.functional.conv_transpose2d(larger, layer.weight, layer.bias, padding=2)
+    found = layer(features)
+    inputs = [features, *layer.parameters()]
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(
+        torch.autograd.grad(found, inputs, upstream), torch.autograd.grad(expected, inputs, upstream)
+    )
+
+
+def test_upsampled_convolution_adds_its_weights_up_in_float32_under_autocast():
+    layer = UpsampledConvTranspose2d(1, 1)
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.zero_()
+        layer.weight[0, 0, 0, 0] = 1 + 2**-8  # bfloat16 would make it 1
+        layer.weight[0, 0, 1, 0] = 2**-8
+    with torch.autocast("cpu", torch.bfloat16):
+        found = layer(torch.ones(1, 1, 3, 3))
+    assert found[0, 0, 3, 3] == 1 + 2**-7  # both meet the same pixel
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("bias", [True, False])
+def test_covering_convolutions_are_convolutions(memory_format, bias):
+    down = CoveringConv2d(3, 5, 4, bias=bias).double().to(memory_format=memory_format)
+    up = CoveringConvTranspose2d(3, 5, 4, bias=bias).double().to(memory_format=memory_format)
+    maps = torch.randn(2, 3, 4, 4, generator=seeded(), dtype=torch.float64).to(memory_format=memory_format)
+    torch.testing.assert_close(down(maps), nn.functional.conv2d(maps, down.weight, down.bias))
+    pixel = maps[:, :, :1, :1]
+    torch.testing.assert_close(up(pixel), nn.functional.conv_transpose2d(pixel, up.weight, up.bias))
+    assert down(maps).shape == (2, 5, 1, 1)
+    assert up(pixel).shape == (2, 5, 4, 4)
 
 
 def test_slope_zero_is_relu():
