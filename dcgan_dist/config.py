@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 LENGTHS = ("max_steps", "max_epochs", "max_images")
 """The three ways to say how long a run is."""
-
+MOST_PROFILED = 100
+"""Steps in one trace; each takes about a megabyte."""
 
 MAY_DIFFER = frozenset(
     {
@@ -229,10 +230,12 @@ class ComputeConfig:
 
     dtype: Literal["float32", "float64"] = "float32"
     """Type of weights, statistics and optimizers. float64 shows that the number of processes does not matter."""
-    precision: Literal["no", "bf16", "fp16"] = "no"
-    """Mixed precision of the networks' forward and backward passes."""
-    memory_format: Literal["contiguous", "channels_last"] = "channels_last"
-    """Layout of image tensors in memory; channels_last is the faster one, by what most kernels are written for."""
+    precision: Literal["no", "bf16", "fp16", "auto"] = "no"
+    """Mixed precision of the networks' forward and backward passes. auto: no or bf16, as a few steps before the first
+    show which is faster here; what it became stands in config.yaml and is kept on resume."""
+    memory_format: Literal["contiguous", "channels_last", "auto"] = "channels_last"
+    """Layout of image tensors in memory; channels_last is the faster one, by what most kernels are written for. auto:
+    the faster one here, found as precision's."""
     threads: int = 0
     """CPU threads a process; 0 shares the machine's cores among its processes. Part of bit equality."""
     timeout: int = 600
@@ -317,10 +320,12 @@ class RunConfig:
     dry_run: bool = False
     """Print the resolved config, and the time and memory of the run from a few real steps, and stop."""
     profile: int = 0
-    """Write a torch.profiler trace of this many steps (after 10 for warming up) to run_dir; 0 is none."""
+    """Write a torch.profiler trace of this many steps, at most 100, after 10 for warming up, to run_dir/trace.json, and
+    print what each part of a step took; 0 is none."""
 
     def __post_init__(self) -> None:
-        _not_negative("profile", self.profile)
+        if not 0 <= self.profile <= MOST_PROFILED:
+            raise ValueError(f"profile must be from 0 to {MOST_PROFILED}, because traces are large, got {self.profile}")
         if self.resume and not self.run_dir:
             raise ValueError("resume needs run_dir: which run is to go on?")
         if self.resume and self.dry_run:
@@ -399,6 +404,17 @@ def changed(config: TrainConfig, values: dict[str, Any]) -> TrainConfig:
     unknown = set(values) - {name for name, _ in leaves(config)}
     assert not unknown, unknown
     return replaced(config)  # type: ignore[no-any-return]
+
+
+def candidates(config: TrainConfig) -> dict[str, tuple[str, ...]]:
+    """What precision and memory_format may become, for those that are auto; the first is the default."""
+    found = {"precision": ("no", "bf16"), "memory_format": ("channels_last", "contiguous")}
+    return {name: values for name, values in found.items() if getattr(config.compute, name) == "auto"}
+
+
+def plain(config: TrainConfig) -> TrainConfig:
+    """``config`` with the default precision and memory_format in place of auto."""
+    return changed(config, {name: values[0] for name, values in candidates(config).items()})
 
 
 def without_effect(config: TrainConfig) -> list[str]:

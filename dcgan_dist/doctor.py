@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dcgan_dist.cli import fail, first_process_alone_speaks, read_yaml
-from dcgan_dist.config import TrainConfig, changed
+from dcgan_dist.config import TrainConfig, changed, plain
 
 DESCRIPTION = """Is this machine or cluster fit to train on, and do N processes give the run of one?
 
@@ -94,7 +94,7 @@ def _config(recipe: Path | None) -> TrainConfig:
     """
     settings = OWN_RECIPE if recipe is None else read_yaml(recipe)
     try:
-        return changed(TrainConfig(), settings | {"dtype": "float64", "precision": "no"})
+        return plain(changed(TrainConfig(), settings | {"dtype": "float64", "precision": "no"}))
     except ValueError as error:
         raise ValueError(f"config {recipe}: {error}") from None
 

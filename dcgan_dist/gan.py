@@ -13,13 +13,14 @@ from torch.optim import Optimizer
 from dcgan_dist.config import OptimConfig, TrainConfig
 from dcgan_dist.distributed import collectives
 from dcgan_dist.distributed.batch_norm import note_torchs_collectives, synchronize
-from dcgan_dist.distributed.collectives import digest, reduce_bucket
+from dcgan_dist.distributed.collectives import digest, note_reduced, reduce_bucket
 from dcgan_dist.distributed.draws import Dropout, StepDraws, key_dropout, run_key
 from dcgan_dist.distributed.runtime import Runtime
 from dcgan_dist.ema import Average
 from dcgan_dist.losses import LOSSES, Loss
 from dcgan_dist.models import build_networks
 from dcgan_dist.models.blocks import freeze
+from dcgan_dist.profiling import named
 
 
 @dataclass
@@ -41,6 +42,8 @@ class Player:
     def __post_init__(self) -> None:
         self.parameters = [parameter for parameter in self.plain.parameters() if parameter.requires_grad]
         """Those that are trained."""
+        self.name = type(self.plain).__name__
+        """Generator or Discriminator: every model calls them so."""
         self._dropouts = [layer for layer in self.plain.modules() if isinstance(layer, Dropout)]
         norms = [layer for layer in self.plain.modules() if isinstance(layer, nn.SyncBatchNorm)]
         self._torchs_norms = [layer for layer in norms if layer.training]  # frozen ones tell other ranks nothing
@@ -73,14 +76,17 @@ class Player:
     def backward(self, loss: Tensor, *, retain_graph: bool = False) -> None:
         """Gradients of ``loss`` for this network alone, averaged over processes."""
         self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward(inputs=self.parameters, retain_graph=retain_graph)  # type: ignore[no-untyped-call]
+        with named(f"{self.name} backward"):
+            self.scaler.scale(loss).backward(inputs=self.parameters, retain_graph=retain_graph)  # type: ignore[no-untyped-call]
+        note_reduced()
 
     def step(self) -> None:
         """Update this network. Its gradients stay, without the scaler's factor, until the next ``backward``."""
-        if self.scaler.is_enabled():
-            self.scaler.unscale_(self.optimizer)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
+        with named(f"{self.name} optimizer"):
+            if self.scaler.is_enabled():
+                self.scaler.unscale_(self.optimizer)
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
 
 
 @dataclass
@@ -113,7 +119,7 @@ class Gan:
     def generate(self, z: Tensor, *, draws: StepDraws, dropout: str = "dropout_generator") -> Tensor:
         """Fakes (rows, channels, size, size) from z, in training mode."""
         self.generator.key_dropout(draws, dropout)
-        with self._autocast():
+        with named("Generator forward"), self._autocast():
             fake: Tensor = self.generator.network(z).to(self.dtype)
         self.generator.note_collectives(fake)
         return fake
@@ -121,7 +127,7 @@ class Gan:
     def discriminate(self, images: Tensor, *, draws: StepDraws, dropout: str) -> Tensor:
         """Logits (rows,) of images, in training mode; running statistics are updated."""
         self.discriminator.key_dropout(draws, dropout)
-        with self._autocast():
+        with named("Discriminator forward"), self._autocast():
             logits: Tensor = self.discriminator.network(images).to(self.dtype)
         self.discriminator.note_collectives(logits)
         return logits
@@ -139,7 +145,7 @@ class Gan:
         constants = {name: parameter.detach() for name, parameter in player.plain.named_parameters()}
         copies = {name: buffer.clone() for name, buffer in player.plain.named_buffers()}
         player.key_dropout(draws, dropout)
-        with self._autocast():
+        with named(f"{player.name} forward"), self._autocast():
             output: Tensor = functional_call(player.plain, constants | copies, (inputs,)).to(self.dtype)
         player.note_collectives(output)
         return output
@@ -169,6 +175,7 @@ def build_gan(config: TrainConfig, runtime: Runtime) -> Gan:
     """Networks, optimizers and loss of ``config`` on the runtime's device; the same random weights on every process."""
     if config.losses.loss not in LOSSES:
         raise ValueError(f"loss must be one of {', '.join(LOSSES)}, got {config.losses.loss!r}")
+    assert "auto" not in (config.compute.precision, config.compute.memory_format)
     generator, discriminator = build_networks(config.network, seed=config.seed)
     freeze(generator, discriminator, config.fine_tuning)
     optim = config.optim
@@ -230,7 +237,7 @@ def _player(network: nn.Module, config: TrainConfig, *, runtime: Runtime, lr: fl
     if config.compute.compile:
         functorch_config.donated_buffer = False  # else the simultaneous step may not keep its graph for G's backward
         plain.compile()
-    wrapped = runtime.accelerator.prepare_model(plain)
+    wrapped = runtime.accelerator.prepare_model(plain) if runtime.world_size > 1 else plain
     if isinstance(wrapped, DistributedDataParallel):
         wrapped.register_comm_hook(dist.group.WORLD, reduce_bucket)
     return Player(

@@ -1,8 +1,6 @@
 """The training loop: the order of a step, and what happens every so many steps."""
 
-import contextlib
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -11,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dcgan_dist import checkpoint
+from dcgan_dist.clock import Clock
 from dcgan_dist.data.loader import Loader
 from dcgan_dist.distributed import collectives
 from dcgan_dist.distributed.draws import StepDraws, run_key
@@ -19,6 +18,7 @@ from dcgan_dist.game import ScoreCounter
 from dcgan_dist.gan import Gan
 from dcgan_dist.images import grid, to_images
 from dcgan_dist.judging import Judge, Judgement
+from dcgan_dist.profiling import named
 from dcgan_dist.run_directory import RunDirectory
 from dcgan_dist.sampling import sample_pixels
 from dcgan_dist.steps import STEPS, StepResult
@@ -26,6 +26,8 @@ from dcgan_dist.tracking import Tracker
 
 NEVER = 2**62
 """A time that does not come."""
+GAME_EVERY = 50
+"""Steps between rows that say more of the game than the step itself has found: what that takes is 6% of one step."""
 
 
 class DivergenceError(Exception):
@@ -69,10 +71,14 @@ class Training:
     """Of the checkpoint in ``best``: whether its samples have collapsed, and what it was chosen by; lower is better."""
     may_collapse: bool = False
     """Whether the samples have been varied since the last alarm: random weights begin with a generator of one image."""
-    clock: "Clock" = field(default_factory=lambda: Clock())
 
     def __post_init__(self) -> None:
         device = self.runtime.device
+        several = self.runtime.world_size > 1
+        self.clock = Clock(
+            processes=self.runtime.world_size,
+            measures_communication=not (several and device.type == "cuda"),  # the host only queues it there
+        )
         self._rows = self.runtime.rows(self.gan.config.images.batch_size)
         self._first_bad = torch.full((2,), NEVER, dtype=torch.int64, device=device)  # of D and G
         self._key = run_key(self.gan.config.seed, device)
@@ -85,8 +91,10 @@ class Training:
 
     def update(self) -> dict[str, Tensor]:
         """One update of each network; scalars over this process's rows."""
-        with collectives.counted() as self._traffic:
+        with self.clock.measured("compute"), collectives.counted() as self._traffic:
             self._result = self._update()
+        self.clock.waited(self._traffic.seconds)
+        self.clock.trained(self.gan.config.images.batch_size)
         return self._result.scalars
 
     def _update(self) -> StepResult:
@@ -94,7 +102,7 @@ class Training:
         start, stop = self._rows
         batch_size = config.images.batch_size
         draws = StepDraws(key=self._key, step=self.step, batch_size=batch_size, start=start, stop=stop, dtype=gan.dtype)
-        with self.clock.measured("data"):
+        with self.clock.measured("data"), named("data"):
             pixels = self.loader.batch(self.step)
         real = to_images(pixels, config.network.value_range, dtype=gan.dtype)
         if config.images.flip:
@@ -117,20 +125,21 @@ class Training:
         """Remember when D or G (in this order) was first not finite: 2 k in step k's losses, 2 k + 1 in its weights."""
         self._first_bad = torch.where(finite, self._first_bad, self._first_bad.clamp(max=when))
 
-    def check(self) -> None:
-        """Stop on all ranks if a loss of any rank or a weight is not a number; before anything reaches disk.
+    def check(self, *, weights: bool = True) -> None:
+        """Stop on all ranks if a loss of any rank is not a number, or a weight: those always before they reach disk.
 
         Raises:
             DivergenceError: naming network and step.
         """
-        weights = torch.stack([self.gan.discriminator.is_finite(), self.gan.generator.is_finite()])
-        self._note_bad(weights, when=2 * self.step + 1)
+        if weights:
+            finite = torch.stack([self.gan.discriminator.is_finite(), self.gan.generator.is_finite()])
+            self._note_bad(finite, when=2 * self.step + 1)
         first = collectives.all_reduce(self._first_bad.clone(), torch.distributed.ReduceOp.MIN).tolist()
         if min(first) < NEVER:
             name = "discriminator" if first[0] <= first[1] else "generator"
             raise DivergenceError(f"the {name} is not finite since step {min(first) // 2}; a lower lr may help")
 
-    def is_sound(self) -> bool:
+    def is_sound(self, *, weights: bool = True) -> bool:
         """True when ``check`` finds nothing; False after a rollback to the last checkpoint, when the config wants it.
 
         Raises:
@@ -138,7 +147,8 @@ class Training:
         """
         optim = self.gan.config.optim
         try:
-            self.check()
+            with self.clock.measured("compute"):  # waits for the device
+                self.check(weights=weights)
         except DivergenceError as error:
             if optim.on_divergence == "stop":
                 raise
@@ -193,7 +203,7 @@ class Training:
     def judge_samples(self) -> Verdict:
         """Measure the generator that samples are drawn from, and give the alarm when its images have collapsed."""
         assert self.judge is not None
-        with self.clock.measured("pause"):
+        with self.clock.measured("evaluation"):
             found = self.judge.judge(self.gan.sampled)
             if found.colours:
                 self.run.write_colours(self.step, found.colours)
@@ -228,33 +238,44 @@ class Training:
     def log(self, verdict: Verdict | None = None) -> None:
         """Read the last step's scalars, means over the global batch, and hand them to the tracker, with a verdict's."""
         self._saver.check()
+        with self.clock.measured("logging"):
+            scalars = dict(self._result.scalars)
+            if self._game_is_due():
+                scalars |= self._game()
+            stacked = torch.stack(list(scalars.values())).double()
+            means = (collectives.all_reduce(stacked) / self.runtime.world_size).tolist()
+            batch_size = self.gan.config.images.batch_size
+            times = self.clock.read(self.step)
+            row = dict(zip(scalars, means, strict=True))
+            if row["loss/g"]:
+                row["loss/ratio"] = row["loss/d"] / row["loss/g"]
+            row |= {"images_seen": self.step * batch_size, **times}
+            row["time/images_per_second"] = batch_size / times["time/step"]
+            row |= {"comm/calls": self._traffic.calls, "comm/bytes": self._traffic.bytes}
+            if self.rollbacks:
+                row["rollbacks"] = self.rollbacks
+            self.tracker.scalars(self.step, row | (verdict.scalars() if verdict else {}))
+
+    def _game_is_due(self) -> bool:
+        """Whether this row is the first since a multiple of GAME_EVERY steps, or the last of the run."""
+        every = self.gan.config.log.log_every
+        return self.step == self.total_steps or self.step // GAME_EVERY > (self.step - every) // GAME_EVERY
+
+    def _game(self) -> dict[str, Tensor]:
+        """D's score on the fakes of its update after it, with the same dropout, and the norms of both gradients."""
         gan, result = self.gan, self._result
-        scalars = dict(result.scalars)
-        with torch.no_grad():  # the same fakes and dropout, before and after D has learnt from them
+        with torch.no_grad():
             after = gan.judge(result.fakes, draws=result.draws, dropout="dropout_fake")
-        scalars["score/fake_after"] = after.sigmoid().mean()
-        scalars |= {
+        return {
+            "score/fake_after": after.sigmoid().mean(),
             "gradient_norm/d": gan.discriminator.gradient_norm(),
             "gradient_norm/g": gan.generator.gradient_norm(),
         }
-        stacked = torch.stack([value.double() for value in scalars.values()])
-        means = (collectives.all_reduce(stacked) / self.runtime.world_size).tolist()
-        batch_size = gan.config.images.batch_size
-        times = self.clock.read(self.step)
-        row = dict(zip(scalars, means, strict=True))
-        if row["loss/g"]:
-            row["loss/ratio"] = row["loss/d"] / row["loss/g"]
-        row |= {"images_seen": self.step * batch_size, **times}
-        row["time/images_per_second"] = batch_size / times["time/step"]
-        row |= {"comm/calls": self._traffic.calls, "comm/bytes": self._traffic.bytes}
-        if self.rollbacks:
-            row["rollbacks"] = self.rollbacks
-        self.tracker.scalars(self.step, row | (verdict.scalars() if verdict else {}))
 
     def sample(self) -> None:
         """Write the grid of the fixed z, and histograms of D's scores."""
         config = self.gan.config
-        with self.clock.measured("pause"):
+        with self.clock.measured("samples"):
             indices = range(config.log.sample_count)
             pixels = sample_pixels(self.gan.sampled, indices, seed=config.seed, network=config.network)
             path = self.run.write_sample(self.step, grid(pixels))
@@ -278,8 +299,9 @@ class Training:
             "best": self.best,
             "may_collapse": self.may_collapse,
             "origin": dict(self.origin),
+            "account": self.clock.account().as_json(),
         }
-        with self.clock.measured("pause"):
+        with self.clock.measured("checkpoints"):
             self._saver.save(directory, self.gan, step=self.step, state=state, keep=keep)
 
     def wait_for_checkpoint(self) -> None:
@@ -288,7 +310,8 @@ class Training:
         Raises:
             OSError: when it could not be written.
         """
-        self._saver.wait()
+        with self.clock.measured("checkpoints", times=0):
+            self._saver.wait()
 
 
 def train(training: Training, *, after_step: Callable[[], None] = lambda: None) -> bool:
@@ -301,6 +324,7 @@ def train(training: Training, *, after_step: Callable[[], None] = lambda: None) 
     """
     log, evaluation = training.gan.config.log, training.gan.config.evaluation
     stop = training.runtime.stop
+    training.clock.begin()
     if training.step == 0:
         training.sample()
         if training.gan.config.optim.on_divergence == "rollback":
@@ -317,7 +341,8 @@ def train(training: Training, *, after_step: Callable[[], None] = lambda: None) 
             last or training.step % every == 0 for every in (log.log_every, log.sample_every, log.checkpoint_every)
         )
         evaluates = training.judge is not None and (last or training.step % evaluation.eval_every == 0)
-        if (logs or samples or saves or evaluates) and not training.is_sound():
+        leaves = samples or saves or evaluates
+        if (logs or leaves) and not training.is_sound(weights=leaves):
             saved = training.step
             continue
         verdict = training.judge_samples() if evaluates else None
@@ -336,37 +361,3 @@ def train(training: Training, *, after_step: Callable[[], None] = lambda: None) 
         training.save()
     training.wait_for_checkpoint()
     return training.step == training.total_steps
-
-
-class Clock:
-    """Wall time since the last row, split into steps, waiting for data, and pauses (samples, checkpoints)."""
-
-    def __init__(self) -> None:
-        self._spent = {"data": 0.0, "pause": 0.0}
-        self.start(0)
-
-    def start(self, step: int) -> None:
-        """Begin to count after ``step`` steps."""
-        self._step, self._time = step, time.perf_counter()
-        self._spent = dict.fromkeys(self._spent, 0.0)
-
-    @contextlib.contextmanager
-    def measured(self, part: str) -> Iterator[None]:
-        """Count what happens inside as ``part``."""
-        begin = time.perf_counter()
-        try:
-            yield
-        finally:
-            self._spent[part] += time.perf_counter() - begin
-
-    def read(self, step: int) -> dict[str, float]:
-        """Seconds a step without pauses, seconds a step waiting for data, seconds of pauses; and start again."""
-        steps = step - self._step
-        whole = time.perf_counter() - self._time
-        times = {
-            "time/step": (whole - self._spent["pause"]) / steps,
-            "time/data": self._spent["data"] / steps,
-            "time/pause": self._spent["pause"],
-        }
-        self.start(step)
-        return times

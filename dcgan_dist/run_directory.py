@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from dcgan_dist import __version__
+from dcgan_dist.clock import Account
 from dcgan_dist.collapse.reference import ColourMode
 from dcgan_dist.distributed import collectives
 from dcgan_dist.distributed.runtime import Runtime
@@ -96,9 +97,20 @@ class RunDirectory:
             if step > after:
                 path.unlink()
 
-    def set_status(self, state: str, reason: str = "", *, total_steps: int | None = None) -> None:
-        """Write status.json: running, done, stopped or failed, why, and the steps of the whole run if that is known."""
-        facts = {"state": state, "reason": reason, "total_steps": total_steps}
+    def set_status(
+        self, state: str, reason: str = "", *, total_steps: int | None = None, account: Account | None = None
+    ) -> None:
+        """Write status.json: running, done, stopped or failed, and why.
+
+        Args:
+            state: one of these words.
+            reason: for people; empty when there is nothing to say.
+            total_steps: of the whole run, if that is known.
+            account: where the run's time went, once it has ended.
+        """
+        facts: dict[str, Any] = {"state": state, "reason": reason, "total_steps": total_steps}
+        if account is not None:
+            facts |= {**account.scalars(), "account": account.as_json()}
         write_whole(self.status, (json.dumps(facts) + "\n").encode())
 
     def write_environment(self, facts: Mapping[str, Any]) -> None:

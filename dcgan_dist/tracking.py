@@ -17,10 +17,13 @@ from typing import Protocol, Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from dcgan_dist.clock import seconds_for_people
 from dcgan_dist.wandb_sink import AlertLevel, WandbSink
 
 WIDE = 100
 """Columns of a terminal that has room for a bar."""
+TOLD_SECONDS = 0.05
+"""Shorter pauses between two rows are not worth a word."""
 
 
 class Sink(Protocol):
@@ -120,8 +123,10 @@ class ConsoleSink:
             pace = (time.monotonic() - self._start) / max(1, step - self._first)
             left = timedelta(seconds=round(pace * (self._total - step)))
             speed = f"{values['time/images_per_second']:.0f} images/s"
-            row = f"step {step}/{self._total}  {speed}  loss {losses}  {scores}  left {left}"
-            self._console.print(row, highlight=False, markup=False, soft_wrap=True)
+            pause = values["time/pause"]
+            paused = f"  paused {seconds_for_people(pause)}" if pause >= TOLD_SECONDS else ""
+            row = f"step {step}/{self._total}  {speed}  loss {losses}  {scores}  left {left}{paused}"
+            print(row, file=self._console.file, flush=True)  # rich would take ten times as long
 
     def picture(self, step: int, name: str, *, path: Path) -> None:
         """Told at the end of the run, all in one line."""
@@ -182,6 +187,11 @@ class Tracker:
         self.say(f"warning: {text}")
         if self.wandb is not None:
             self.wandb.alert(title, text, level=level)
+
+    def summary(self, values: Mapping[str, float]) -> None:
+        """Numbers of the whole run, for W&B's summary; status.json has them too."""
+        if self.wandb is not None:
+            self.wandb.summary(values)
 
     def stopped(self, reason: str) -> None:
         """The run ends before its last step because it was asked to, and can go on later."""

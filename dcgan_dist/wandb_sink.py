@@ -118,6 +118,10 @@ class WandbSink:
             lambda: self._run.log({"step": step, name: wandb.Histogram(np_histogram=(list(counts), list(edges)))})
         )
 
+    def summary(self, values: Mapping[str, float]) -> None:
+        """Numbers of the whole run."""
+        self._try(lambda: self._run.summary.update(dict(values)))
+
     def alert(self, title: str, text: str, *, level: AlertLevel) -> None:
         """Send an alert; people get a mail or a message if they want."""
         self._try(lambda: self._run.alert(title, text, level=level))

@@ -80,7 +80,7 @@ def rows(run_dir: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
 
 
-def status(run_dir: Path) -> dict[str, str]:
+def status(run_dir: Path) -> dict[str, Any]:
     return json.loads((run_dir / "status.json").read_text())  # type: ignore[no-any-return]
 
 

@@ -55,6 +55,8 @@ def test_two_lengths_or_none_are_refused() -> None:
         (NetworkConfig, {"batch_norm_momentum": 0.0}, "batch_norm_momentum must be above 0"),
         (LossConfig, {"instance_noise_decay": 1.5}, "instance_noise_decay must be above 0 and at most 1, got 1.5"),
         (DataConfig, {"batch_size": 1}, "batch_size must be at least 2, because of batch statistics, got 1"),
+        (RunConfig, {"profile": 101}, "profile must be from 0 to 100, because traces are large, got 101"),
+        (RunConfig, {"profile": -1}, "profile must be from 0 to 100, because traces are large, got -1"),
         (DataConfig, {"subset_size": -1}, "subset_size must be zero or more, got -1"),
         (ComputeConfig, {"dtype": "float64", "precision": "bf16"}, "precision must be no with dtype float64, got bf16"),
         (RunConfig, {"resume": True}, "resume needs run_dir"),

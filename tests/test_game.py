@@ -125,6 +125,24 @@ def test_a_row_says_how_the_game_stands(recipe: str) -> None:
     assert row["score/fake_after"] != row["score/fake"]
 
 
+@pytest.mark.parametrize(
+    ("log_every", "expected"),
+    [(1, [50, 100, 150, 200]), (30, [60, 120, 150, 210]), (50, [50, 100, 150, 200]), (100, [100, 200])],
+)
+def test_rows_with_what_takes_long_are_50_steps_apart_and_the_same_after_a_resume(
+    log_every: int, expected: list[int]
+) -> None:
+    training = tiny.training(tiny.narrow("mnist28", base_channels=2, log_every=log_every), tiny.runtime())
+    found = []
+    for step in range(log_every, 211, log_every):
+        training.step = step
+        if training._game_is_due():
+            found.append(step)
+    assert found == expected
+    training.total_steps = training.step = 7
+    assert training._game_is_due()  # the last row of a short run
+
+
 def test_held_out_images_are_never_trained_on(flower_shards: Path) -> None:
     from tests.data.test_loader import opened
 

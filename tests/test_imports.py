@@ -25,6 +25,9 @@ OPTIONAL = [
     "torch_fidelity", "torchmetrics", "torchvision", "webdataset",
 ]  # fmt: skip
 
+SLOW = {"accelerate", "matplotlib", "scipy", "torch", "wandb"}
+"""What takes more than a tenth of a second to import."""
+
 
 def distributions(requirements: list[str]) -> set[str]:
     return {re.split(r"[\[<>=!~; ]", requirement)[0].lower().replace("_", "-") for requirement in requirements}
@@ -60,3 +63,21 @@ for name in {[*COMMANDS, *BEHIND_COMMANDS]}:
 """
     job = subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, timeout=240)
     assert job.returncode == 0, job.stderr
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_imports_nothing_that_takes_long(command: str) -> None:
+    """Seconds pass until torch is there; whoever asks what a command can do has no use for it."""
+    script = f"""
+import importlib, sys
+command = importlib.import_module({command!r})
+try:
+    command.main(["--help"])
+except SystemExit as stopped:
+    assert stopped.code == 0, stopped.code
+print(*sorted({SLOW} & {{name.partition(".")[0] for name in sys.modules}}), file=sys.stderr)
+"""
+    job = subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, timeout=60)
+    assert job.returncode == 0, job.stderr
+    assert "usage: " in job.stdout.lower()
+    assert job.stderr.split() == []

@@ -8,7 +8,14 @@ from rich.console import Console
 
 from dcgan_dist.tracking import ConsoleSink, JsonLines, Tracker
 
-ROW = {"loss/d": 0.5, "loss/g": 1.25, "score/real": 0.75, "score/fake": 0.125, "time/images_per_second": 640.0}
+ROW = {
+    "loss/d": 0.5,
+    "loss/g": 1.25,
+    "score/real": 0.75,
+    "score/fake": 0.125,
+    "time/images_per_second": 640.0,
+    "time/pause": 0.0,
+}
 
 
 def test_json_lines_are_cut_back_to_the_resumed_step(tmp_path: Path) -> None:
@@ -50,11 +57,13 @@ def test_plain_lines_where_there_is_no_terminal() -> None:
     sink.advance(9)
     assert text.getvalue() == ""
     sink.scalars(10, ROW)
+    sink.scalars(20, ROW | {"time/pause": 1.25})
     sink.close(failed=False)
-    line = text.getvalue()
+    line, after_a_pause = text.getvalue().splitlines()
     assert line.startswith("step 10/100  640 images/s  loss D 0.500 G 1.250  D(x) 0.75 D(G(z)) 0.12  left 0:0")
     assert "\x1b" not in line
-    assert line.count("\n") == 1
+    assert "paused" not in line
+    assert after_a_pause.endswith("  paused 1.2 s")
 
 
 def test_a_live_display_on_a_terminal() -> None:

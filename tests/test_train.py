@@ -18,7 +18,8 @@ import yaml
 from PIL import Image
 from torch import Tensor
 
-from dcgan_dist import sample, shard, train, wandb_sink
+from dcgan_dist import profiling, sample, shard, train, wandb_sink
+from dcgan_dist.clock import PAUSES, Account
 from dcgan_dist.data.loader import open_loader
 from dcgan_dist.loop import Training
 from tests import jobs
@@ -88,10 +89,31 @@ def test_a_run_leaves_its_directory(finished: Path) -> None:
         (6, 48, 256),
     ]
     assert sorted(path.name for path in (finished / "checkpoints").iterdir()) == ["step-00000004", "step-00000006"]
-    assert status(finished) == {"state": "done", "reason": "", "total_steps": 6}
     assert (finished / "lock").read_text() == f"process {os.getpid()} on {platform.node()}\n"
     with Image.open(finished / "progress.gif") as gif:
         assert gif.n_frames == 3  # type: ignore[attr-defined]
+
+
+def test_status_says_how_the_run_ended_and_where_its_time_went(finished: Path) -> None:
+    told = status(finished)
+    account = Account.from_json(told.pop("account"))
+    assert account.images == 48
+    assert account.process_seconds == pytest.approx(account.seconds)
+    assert {name: part.times for name, part in account.parts.items() if name in PAUSES} == {
+        "evaluation": 0,
+        "checkpoints": 2,
+        "samples": 3,
+    }
+    assert told.pop("throughput/images_per_second") == pytest.approx(48 / account.seconds)
+    assert told.pop("throughput/images_per_second_per_process") == pytest.approx(48 / account.seconds)
+    shares = {name: told.pop(name) for name in list(told) if name.startswith("share/")}
+    assert sum(shares.values()) == pytest.approx(1)
+    assert shares["share/communication"] == 0
+    assert all(shares[f"share/{name}"] > 0 for name in ("compute", "data", "samples", "checkpoints", "logging", "rest"))
+    assert told == {"state": "done", "reason": "", "total_steps": 6}
+    page = (finished / "report.html").read_text()
+    assert account.division() in page
+    assert account.speed() in page
 
 
 def test_metrics_have_each_step_once_with_sane_numbers(finished: Path) -> None:
@@ -101,13 +123,13 @@ def test_metrics_have_each_step_once_with_sane_numbers(finished: Path) -> None:
     for row in table:
         assert 0 < row["score/real"] < 1
         assert 0 < row["score/fake"] < 1
-        assert 0 < row["score/fake_after"] < 1
-        assert row["gradient_norm/d"] > 0
-        assert row["gradient_norm/g"] > 0
         assert row["loss/d"] > 0
         assert row["loss/g"] > 0
         assert row["time/images_per_second"] == pytest.approx(8 / row["time/step"])
         assert 0 <= row["time/data"] < row["time/step"]
+    for name in ("score/fake_after", "gradient_norm/d", "gradient_norm/g"):
+        assert [name in row for row in table] == [False] * 5 + [True]  # rows come every step, these cost more
+        assert table[-1][name] > 0
 
 
 def test_reals_are_images_of_the_data_and_samples_change(finished: Path) -> None:
@@ -145,6 +167,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(finished: Path, flower_shards: P
         file.write('{"step": 5, "loss/d": 9.0}\n')
     train.main([*flags(flower_shards, run_dir), "--resume"])
     assert [row["step"] for row in rows(run_dir)] == [1, 2, 3, 4, 5, 6]
+    assert Account.from_json(status(run_dir)["account"]).images == 48  # of both starts
     assert losses(run_dir) == losses(finished)
     assert generator_bytes(run_dir, 6) == generator_bytes(finished, 6)
 
@@ -303,7 +326,7 @@ def test_a_report_that_cannot_be_made_spoils_no_run(
     def refuse(runs: Sequence[Path], path: Path) -> list[str]:
         raise ValueError("too many runs")
 
-    monkeypatch.setattr(train, "write_report", refuse)
+    monkeypatch.setattr("dcgan_dist.job.write_report", refuse)
     train.main(flags(flower_shards, tmp_path / "run", max_steps=2))
     assert f"warning: no {tmp_path / 'run' / 'report.html'}: too many runs" in capsys.readouterr().out
     assert status(tmp_path / "run")["state"] == "done"
@@ -316,10 +339,11 @@ def test_a_ctrl_c_after_another_signal_is_the_first(flower_shards: Path, tmp_pat
         return False
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "train", both)
-        patch.setattr(train, "_leave_pictures", lambda *_, **__: None)
+        patch.setattr("dcgan_dist.job.train", both)
+        patch.setattr("dcgan_dist.job._leave_pictures", lambda *_, **__: None)
         train.main(flags(flower_shards, tmp_path / "run"))
-    assert status(tmp_path / "run") == {"state": "stopped", "reason": "SIGTERM at step 0", "total_steps": 6}
+    told = status(tmp_path / "run")
+    assert (told["state"], told["reason"]) == ("stopped", "SIGTERM at step 0")
 
 
 def test_rollbacks_have_an_end(flower_shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -378,9 +402,10 @@ def test_a_signal_before_the_first_step_stops_the_run(
         signal.raise_signal(signal.SIGUSR2)
         return original(*args, **kwargs)
 
-    monkeypatch.setattr("dcgan_dist.train.open_loader", slowly)
+    monkeypatch.setattr("dcgan_dist.preparation.open_loader", slowly)
     train.main(flags(flower_shards, tmp_path / "run"))
-    assert status(tmp_path / "run") == {"state": "stopped", "reason": "SIGUSR2 at step 0", "total_steps": 6}
+    told = status(tmp_path / "run")
+    assert (told["state"], told["reason"]) == ("stopped", "SIGUSR2 at step 0")
     assert (tmp_path / "run" / "requeue").exists()
     assert signal.getsignal(signal.SIGUSR2) == signal.SIG_DFL
 
@@ -533,10 +558,36 @@ def test_dry_run_tells_and_writes_nothing(
     assert not (tmp_path / "run").exists()
 
 
-def test_profile_writes_a_trace(flower_shards: Path, tmp_path: Path) -> None:
+def test_profile_writes_a_trace_and_says_what_the_parts_of_a_step_took(
+    flower_shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_dir = tmp_path / "run"
+    train.main([*flags(flower_shards, run_dir, max_steps=14), "--profile", "2"])
+    events: list[dict[str, Any]] = json.loads((run_dir / "trace.json").read_text())["traceEvents"]
+    assert any("convolution_backward" in event.get("name", "") for event in events)
+    begun = {part: [event["ts"] for event in events if event.get("name") == part] for part in profiling.PARTS}
+    # the simultaneous update: D sees reals and fakes, then both backward passes, then both steps
+    assert {part: len(times) for part, times in begun.items()} == dict.fromkeys(profiling.PARTS, 2) | {
+        "Discriminator forward": 4
+    }
+    order = ("data", "Generator forward", "Discriminator forward", "Discriminator backward", "Generator backward")
+    first = [min(begun[part]) for part in (*order, "Discriminator optimizer", "Generator optimizer")]
+    assert first == sorted(first)
+    text = capsys.readouterr().out
+    shares = [float(row.split("│")[3].strip(" %")) for row in text.splitlines() if row.startswith("│")]
+    assert len(shares) == len(profiling.PARTS) + 2  # other, and the whole
+    assert sum(shares[:-1]) == pytest.approx(shares[-1], abs=0.5)
+    assert f"trace of 2 steps: {run_dir / 'trace.json'}" in text
+
+
+def test_a_run_that_stops_early_has_no_trace_and_says_so(
+    flower_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("dcgan_dist.job.train", lambda training, **_: False)
+    monkeypatch.setattr("dcgan_dist.job._leave_pictures", lambda *_, **__: None)
     train.main([*flags(flower_shards, tmp_path / "run", max_steps=12), "--profile", "2"])
-    events: dict[str, Any] = json.loads((tmp_path / "run" / "trace.json").read_text())
-    assert any("convolution_backward" in event.get("name", "") for event in events["traceEvents"])
+    assert "no trace: the run stopped before it began" in capsys.readouterr().out
+    assert not (tmp_path / "run" / "trace.json").exists()
 
 
 def test_a_profile_longer_than_the_run_is_refused(
@@ -645,7 +696,7 @@ def test_a_second_ctrl_c_stops_at_once(
         signal.raise_signal(signal.SIGINT)
         raise AssertionError
 
-    monkeypatch.setattr(train, "train", interrupted_twice)
+    monkeypatch.setattr("dcgan_dist.job.train", interrupted_twice)
     assert "second Ctrl-C" in refused(flags(flower_shards, tmp_path / "run"), capsys, code=1)
     assert status(tmp_path / "run")["state"] == "failed"
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2):

@@ -156,6 +156,7 @@ def test_an_offline_run_holds_rows_pictures_alerts_and_references(
     sink.picture(50, "samples", path=grid_png)
     sink.histogram(100, "scores/real", counts=[3, 5], edges=[0, 0.5, 1])
     sink.alert("collapse", "the samples of step 100 have collapsed", level="WARN")
+    sink.summary({"share/compute": 0.75})
     sink.close(failed=False)
     assert "wandb sync" in sink.description
     (segment,) = segments(tmp_path)
@@ -165,6 +166,7 @@ def test_an_offline_run_holds_rows_pictures_alerts_and_references(
     text = json.dumps(held)
     assert '"scores/real._type": "histogram", "scores/real.bins": [0, 0.5, 1], "scores/real.values": [3, 5]' in text
     assert '"batch_size"' in text
+    assert '"share/compute"' in json.dumps([record for record in held if record["type"] == "summary"])
     (alert,) = [record["alert"] for record in held if record["type"] == "alert"]
     assert (alert["title"], alert["level"]) == ("collapse", "WARN")
     assert alert["text"] == "the samples of step 100 have collapsed"

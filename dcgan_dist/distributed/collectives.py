@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -12,15 +13,21 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
+from dcgan_dist.profiling import COMMUNICATION, named
+
 T = TypeVar("T")
 
 
 @dataclass(eq=False)
 class Traffic:
-    """What this process hands to collectives: how many, and the bytes of its own tensors."""
+    """What this process hands to collectives: how many, the bytes of its own tensors, and how long it waits."""
 
     calls: int = 0
     bytes: int = 0
+    seconds: float = 0.0
+    """That this process stood still in them. On a GPU they only queue work, and this says nothing."""
+    launched: float | None = None
+    """When the last bucket of gradients left, of a backward pass that has not ended."""
 
 
 _observers: list[Traffic] = []
@@ -44,6 +51,20 @@ def note(size: int) -> None:
         traffic.bytes += size
 
 
+@contextlib.contextmanager
+def _waiting(size: int) -> Iterator[None]:
+    """Count one collective of ``size`` bytes, which the block waits for."""
+    note(size)
+    begin = time.perf_counter()
+    try:
+        with named(COMMUNICATION):
+            yield
+    finally:
+        seconds = time.perf_counter() - begin
+        for traffic in _observers:
+            traffic.seconds += seconds
+
+
 def world_size() -> int:
     """Number of processes of the run; 1 without a process group."""
     return dist.get_world_size() if dist.is_initialized() else 1
@@ -57,8 +78,8 @@ def rank() -> int:
 def all_reduce(values: Tensor, operation: "dist.ReduceOp.RedOpType" = dist.ReduceOp.SUM) -> Tensor:
     """``values`` reduced over all ranks, in place; no gradient flows."""
     if world_size() > 1:
-        note(values.nbytes)
-        dist.all_reduce(values, operation)
+        with _waiting(values.nbytes):
+            dist.all_reduce(values, operation)
     return values
 
 
@@ -66,9 +87,9 @@ def all_gather(values: Tensor) -> Tensor:
     """(world_size, *values.shape): the tensors of all ranks, which must have one shape; no gradient flows."""
     if world_size() == 1:
         return values[None]
-    note(values.nbytes)
     gathered = values.new_empty(world_size(), *values.shape)
-    dist.all_gather(list(gathered.unbind()), values.contiguous())
+    with _waiting(values.nbytes):
+        dist.all_gather(list(gathered.unbind()), values.contiguous())
     return gathered
 
 
@@ -78,7 +99,22 @@ def reduce_bucket(
 ) -> torch.futures.Future[Tensor]:
     """DistributedDataParallel's own mean of a bucket of gradients over all ranks, counted; a communication hook."""
     note(bucket.buffer().nbytes)
-    return allreduce_hook(group, bucket)
+    reduced = allreduce_hook(group, bucket)
+    for traffic in _observers:
+        traffic.launched = time.perf_counter()
+    return reduced
+
+
+def note_reduced() -> None:
+    """A backward pass has ended: since its last bucket left, all gradients being there, it has waited for the means.
+
+    Buckets that left earlier travelled while the rest was computed; that costs no time of its own and is not counted.
+    """
+    now = time.perf_counter()
+    for traffic in _observers:
+        if traffic.launched is not None:
+            traffic.seconds += now - traffic.launched
+            traffic.launched = None
 
 
 class _SumOverRanks(torch.autograd.Function):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dcgan_dist.cli import read_yaml
+from dcgan_dist.clock import Account
 from dcgan_dist.collapse.reference import ColourMode
 from dcgan_dist.config import TrainConfig, changed, leaves
 from dcgan_dist.pictures import histogram_counts
@@ -28,6 +29,8 @@ class Run:
     state: str = ""
     """running, done, stopped or failed; empty when status.json does not say."""
     reason: str = ""
+    account: Account | None = None
+    """Where its time went; None before it has ended."""
     settings: dict[str, str] = field(default_factory=dict)
     """Every setting of config.yaml, written out; empty when it cannot be read."""
     config: TrainConfig | None = None
@@ -95,6 +98,11 @@ def _gathered(path: Path, name: str) -> Run:
     directory, notes = run.directory, run.notes
     status = _json(directory.status, notes)
     run.state, run.reason = str(status.get("state", "")), str(status.get("reason", ""))
+    if "account" in status:
+        try:
+            run.account = Account.from_json(status["account"])
+        except ValueError as error:
+            notes.append(f"{directory.status.name} cannot be read: {error}")
     try:
         run.config = changed(TrainConfig(), read_yaml(directory.config))
     except (ValueError, RecursionError) as error:

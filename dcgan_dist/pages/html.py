@@ -110,7 +110,10 @@ def _card(runs: Sequence[Run], place: int) -> str:
     if run.seconds:
         pace = run.seconds / max(1, run.last_step or 0) * 1000
         facts["time"] = f"{timedelta(seconds=round(run.seconds))}, {pace:.1f} ms a step"
-    if share := run.curves.get("time/eval_share"):
+    if run.account:
+        facts["throughput"] = run.account.speed()
+        facts["of the time"] = run.account.division()
+    elif share := run.curves.get("time/eval_share"):
         facts["of it for evaluations"] = f"{100 * share[1][-1]:.1f} %"
     if alarms(run):
         facts["collapse"] = alarms(run)

@@ -28,6 +28,7 @@ MEANINGS = LABELS | {
     "rollbacks": "how often the run has gone back",
     "time/step": "seconds a step",
     "time/data": "seconds a step waiting for data",
+    "time/communication": "seconds a step waiting for other processes",
     "time/pause": "seconds of pauses since the last row",
     "time/images_per_second": "real images a second",
     "time/eval": "seconds of an evaluation",

@@ -1,8 +1,13 @@
-"""What ranks tell each other is counted; facts that differ between ranks are found."""
+"""What ranks tell each other is counted, and how long they wait; facts that differ between ranks are found."""
+
+import os
+import time
+from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+import torch.distributed as dist
+from torch import Tensor, nn
 
 from dcgan_dist import checkpoint
 from dcgan_dist.distributed import collectives
@@ -55,6 +60,61 @@ def mnist28_norms() -> list[nn.BatchNorm2d]:
     training = tiny.training(tiny.narrow("mnist28"), tiny.runtime())
     players = (training.gan.generator, training.gan.discriminator)
     return [layer for player in players for layer in player.plain.modules() if isinstance(layer, nn.BatchNorm2d)]
+
+
+LATE_SECONDS = 0.8
+
+
+def waited_in_a_sum() -> float:
+    dist.barrier()
+    with collectives.counted() as traffic:
+        time.sleep(LATE_SECONDS * collectives.rank())
+        collectives.all_reduce(torch.zeros(1))
+    return traffic.seconds
+
+
+def waited_in_a_backward_pass() -> tuple[float, float]:
+    """Of a step of mnist28, whose D tells others its gradients and nothing else; rank 1 is late there."""
+    training = tiny.training(tiny.narrow("mnist28"), tiny.runtime())
+    training.update()
+    training.clock.begin()
+    player = training.gan.discriminator
+    backward = player.backward
+
+    def late(loss: Tensor, *, retain_graph: bool = False) -> None:
+        time.sleep(LATE_SECONDS * collectives.rank())
+        backward(loss, retain_graph=retain_graph)
+
+    player.backward = late  # type: ignore[method-assign]
+    training.update()
+    parts = training.clock.account().parts
+    return parts["communication"].seconds, parts["compute"].seconds
+
+
+def test_who_is_early_waits_and_who_is_late_does_not() -> None:
+    early, late = run_ranks(waited_in_a_sum, 2)
+    assert early > LATE_SECONDS / 3
+    assert late < early
+    (early, early_compute), (late, late_compute) = run_ranks(waited_in_a_backward_pass, 2)
+    assert early > LATE_SECONDS / 3
+    assert late < early
+    assert early_compute < late_compute  # where the sleep was
+
+
+def alone_under_a_launcher(store: Path) -> tuple[int, bool]:
+    """Collectives of a step in the only process of a group, as torchrun --nproc_per_node 1 starts it."""
+    names = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "LOCAL_WORLD_SIZE": 1}
+    os.environ |= {name: str(value) for name, value in names.items()} | {"ACCELERATE_USE_CPU": "true"}
+    dist.init_process_group("gloo", init_method=store.as_uri(), rank=0, world_size=1)
+    training = tiny.training(tiny.narrow("mnist28"), tiny.runtime())
+    with collectives.counted() as traffic:
+        training.update()
+    players = (training.gan.generator, training.gan.discriminator)
+    return traffic.calls, all(player.network is player.plain for player in players)
+
+
+def test_one_process_under_a_launcher_exchanges_nothing_with_itself(tmp_path: Path) -> None:
+    assert run_ranks(alone_under_a_launcher, 1, tmp_path / "store") == [(0, True)]
 
 
 def test_torchs_own_synchronized_layers_are_counted_by_hand() -> None:

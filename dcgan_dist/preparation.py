@@ -1,0 +1,192 @@
+"""From a config to a run that can start: all that the user could have got wrong is checked, on all ranks."""
+
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from dcgan_dist import checkpoint
+from dcgan_dist.choices import chosen
+from dcgan_dist.cli import read_yaml
+from dcgan_dist.config import LENGTHS, TrainConfig, candidates, changed, plain, without_effect
+from dcgan_dist.data.loader import Loader, open_loader
+from dcgan_dist.distributed import collectives
+from dcgan_dist.distributed.draws import StepDraws, run_key
+from dcgan_dist.distributed.launcher import launcher_disagreements
+from dcgan_dist.distributed.runtime import Runtime
+from dcgan_dist.fine_tuning import facts_of, find_origin, load_origin
+from dcgan_dist.gan import Gan, build_gan
+from dcgan_dist.judging import UNMEASURED, Judge, default_extractor
+from dcgan_dist.profiling import WARM_UP
+from dcgan_dist.progress import progress
+from dcgan_dist.run_directory import RunDirectory, open_run
+from dcgan_dist.run_lock import training_alone
+from dcgan_dist.wandb_sink import check_wandb_mode
+
+
+@dataclass(kw_only=True)
+class Job:
+    """A run that can start: everything that the user could have got wrong has been checked, on all ranks."""
+
+    config: TrainConfig
+    """With everything that was left to be chosen."""
+    runtime: Runtime
+    console: Console
+    """Silent on all ranks but the main one."""
+    gan: Gan
+    loader: Loader
+    judge: Judge | None
+    run: RunDirectory
+    resumed: checkpoint.Checkpoint | None
+    origin: Mapping[str, str]
+    """What is noted of the checkpoint that the run began with, however often it was resumed since."""
+    total_steps: int
+
+
+def prepared(config: TrainConfig, runtime: Runtime, held: contextlib.ExitStack) -> Job:
+    """Build and check everything that ``config`` names; ``held`` gets the lock of the run directory.
+
+    Raises:
+        ValueError: the user's mistake, the same on all ranks.
+        OSError: a file that cannot be read or written, the same on all ranks.
+    """
+    console = Console(quiet=not runtime.is_main, soft_wrap=True, highlight=False, markup=False)
+    if all(getattr(config, name) is None for name in LENGTHS):
+        raise ValueError(f"give exactly one of {', '.join(LENGTHS)}; recipes have theirs, see configs/")
+    if config.log.tracker == "wandb":
+        collectives.from_main(check_wandb_mode)
+    settings = checkpoint.config_dict(config).items()
+    collectives.check_equal({name: str(value) for name, value in settings if name != "data"})
+    rows = runtime.rows(config.images.batch_size)
+    for sentence in (*without_effect(config), *launcher_disagreements(config.compute)):
+        console.print(f"warning: {sentence}")
+    config = changed(config, {"loader": collectives.from_main(partial(_chosen_loader, config))})
+    config = changed(config, {"extractor": _chosen_extractor(config, console)})
+    config = changed(config, collectives.from_main(partial(_kept_choices, config)))
+    gan = collectives.on_all(partial(build_gan, plain(config), runtime))
+    origin = _load_initial_networks(config, gan, console)
+    loader = open_loader(config.images, config.network, seed=config.seed, rows=rows, device=runtime.device)
+    total_steps = config.steps(loader.image_count)
+    config, choice = chosen(config, loader, runtime)
+    if choice:
+        console.print(choice)
+        gan = collectives.on_all(partial(build_gan, config, runtime))
+        _load_initial_networks(config, gan, Console(quiet=True))
+    judge = None
+    if 0 < config.evaluation.eval_every <= total_steps and not config.run.dry_run:
+        with progress(runtime) as report:
+            judge = Judge(config, device=runtime.device, report=report)
+        for sentence in judge.told:
+            console.print(sentence)
+    _check_first_batch(config, gan, loader, device=runtime.device)
+
+    resumed = None
+    if config.run.dry_run:
+        run = RunDirectory(Path())
+    else:
+        run, told = collectives.from_main(partial(_opened, config, held))
+        console.print(*told, sep="\n", end="\n" if told else "")
+        if runtime.is_main:
+            run.requeue.unlink(missing_ok=True)  # a start that fails must not be queued again
+    if config.run.resume:
+        resumed, told = collectives.from_main(partial(checkpoint.newest, run.checkpoints, run.best))
+        told = told if resumed else [f"resume: no checkpoint in {run.path}, starting at step 0"]
+        console.print(*told, sep="\n", end="\n" if told else "")
+    if resumed:
+        collectives.on_all(partial(checkpoint.check_resumable, resumed, config, data_digest=loader.digest))
+        collectives.on_all(partial(checkpoint.load, resumed, gan))
+        checkpoint.check_loaded(gan)
+        origin = resumed.state.get("origin", {})
+        if resumed.step > total_steps:
+            raise ValueError(f"resume: {run.path} has done {resumed.step} steps already, {total_steps} are asked for")
+        if not config.compute.threads and resumed.state["world_size"] == runtime.world_size:
+            torch.set_num_threads(resumed.state["threads"])  # the same bits as without the interruption
+    needed = WARM_UP + config.run.profile
+    if config.run.profile and total_steps - (resumed.step if resumed else 0) < needed:
+        raise ValueError(f"profile {config.run.profile} needs {needed} steps: {WARM_UP} come before the trace")
+    if resumed:
+        collectives.from_main(partial(checkpoint.tidy, run.checkpoints, keep=config.log.keep_checkpoints))
+        collectives.from_main(partial(run.forget_samples, after=resumed.step))
+        collectives.from_main(partial(checkpoint.tidy, run.best, keep=1))
+    return Job(
+        config=changed(config, {**loader.settings, "threads": torch.get_num_threads()}),
+        runtime=runtime,
+        console=console,
+        gan=gan,
+        loader=loader,
+        judge=judge,
+        run=run,
+        resumed=resumed,
+        origin=origin,
+        total_steps=total_steps,
+    )
+
+
+def _load_initial_networks(config: TrainConfig, gan: Gan, console: Console) -> dict[str, str]:
+    """Put those of ``init_from`` into ``gan``, unless the run has a checkpoint to go on from; what is noted of them.
+
+    Raises:
+        ValueError: on every rank; there is no checkpoint, or its networks do not fit.
+    """
+    init_from, run = config.fine_tuning.init_from, RunDirectory(Path(config.run.run_dir))
+    begun = config.run.resume and collectives.from_main(partial(checkpoint.exist, run.checkpoints, run.best))
+    if not init_from or begun:
+        return {}
+    origin = collectives.from_main(partial(find_origin, init_from))
+    for sentence in collectives.on_all(partial(load_origin, origin, gan)):
+        console.print(sentence)
+    checkpoint.check_loaded(gan)
+    return facts_of(origin)
+
+
+def _opened(config: TrainConfig, held: contextlib.ExitStack) -> tuple[RunDirectory, list[str]]:
+    """The run's directory, locked, and what there is to say about that. Main process only."""
+    run = open_run(config.run.run_dir, recipe=config.recipe, resume=config.run.resume)
+    return run, held.enter_context(training_alone(run.path))
+
+
+def _chosen_extractor(config: TrainConfig, console: Console) -> str:
+    """The setting ``extractor``; auto is what the run that goes on has, else, to evaluate, efflite0 where installed."""
+    chosen = collectives.from_main(partial(_of_the_run, config, "extractor", config.evaluation.extractor))
+    if chosen == "auto" and config.evaluation.eval_every:
+        chosen = default_extractor()
+        if chosen == "none":
+            console.print(UNMEASURED)
+    return chosen
+
+
+def _chosen_loader(config: TrainConfig) -> str:
+    """The setting ``loader``; a run that goes on keeps what ``auto`` chose when it began."""
+    return _of_the_run(config, "loader", config.images.loader)
+
+
+def _kept_choices(config: TrainConfig) -> dict[str, str]:
+    """What precision and memory_format auto became when the run that goes on began; auto when no run does."""
+    return {name: _of_the_run(config, name, "auto") for name in candidates(config)}
+
+
+def _of_the_run(config: TrainConfig, name: str, value: str) -> str:
+    """The setting ``name``, which is ``value``; auto becomes what stands in the config.yaml of a run that goes on."""
+    written = RunDirectory(Path(config.run.run_dir)).config
+    if value == "auto" and config.run.resume and written.exists():
+        return str(read_yaml(written).get(name, "auto"))
+    return value
+
+
+def _check_first_batch(config: TrainConfig, gan: Gan, loader: Loader, *, device: torch.device) -> None:
+    """Compare what the ranks are about to train on: images, and the z and positions of the first batch.
+
+    Raises:
+        ValueError: on every rank, naming the first thing that differs and the ranks.
+    """
+    batch_size = config.images.batch_size
+    draws = StepDraws(
+        key=run_key(config.seed, device), step=0, batch_size=batch_size, start=0, stop=batch_size, dtype=gan.dtype
+    )
+    first = {"z": gan.latent(draws, "z"), "positions": torch.from_numpy(loader.positions(0))}
+    told = {f"{name} of the first batch": collectives.digest({name: values}) for name, values in first.items()}
+    collectives.check_equal({"the images": loader.digest, **told})
