@@ -101,6 +101,8 @@ class Training:
             real = real.contiguous(memory_format=torch.channels_last)
         for player in (gan.generator, gan.discriminator):
             player.schedule(self.step)
+        if config.compute.compile:
+            torch.compiler.cudagraph_mark_step_begin()  # what the last step's graphs gave may be overwritten
         result = STEPS[config.optim.update](gan, real, draws=draws)
         if gan.average is not None:
             gan.average.update(gan.generator.plain)
