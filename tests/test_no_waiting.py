@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dcgan_dist.config import TrainConfig
@@ -46,9 +47,9 @@ CONFIGS = {
 class Copies(TorchDispatchMode):
     """Refuses copies to the device, unless from pinned memory and nobody waits for them."""
 
-    def __init__(self) -> None:
+    def __init__(self, pinned: list[Tensor]) -> None:
         super().__init__()
-        self.pinned: list[Tensor] = []
+        self.pinned = pinned
 
     def __torch_dispatch__(
         self, function: Callable[..., Any], types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Any = None
@@ -66,13 +67,31 @@ class Copies(TorchDispatchMode):
         return function(*args, **kwargs)
 
 
+class Numbers(TorchFunctionMode):
+    """Refuses tensors that are made on the device from the host's numbers, which is a copy inside torch."""
+
+    def __torch_function__(
+        self, function: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        made = function(*args, **(kwargs or {}))
+        if function in (torch.tensor, torch.as_tensor, Tensor.new_tensor) and made.device == META:
+            raise RuntimeError("the host waits for a copy to the device")
+        return made
+
+
+def update(training: Training, pinned: list[Tensor]) -> dict[str, Tensor]:
+    """One step, watched."""
+    with Numbers(), Copies(pinned):
+        return training.update()
+
+
 @pytest.fixture
-def copies(monkeypatch: pytest.MonkeyPatch) -> Copies:
-    """Watches a block, once what needs a real GPU has been replaced."""
-    found, pixels = Copies(), tiny.pixels
+def pinned(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
+    """What has been put into pinned memory, once all that needs a real GPU has been replaced."""
+    found, pixels = [], tiny.pixels
 
     def pin(tensor: Tensor) -> Tensor:
-        found.pinned.append(tensor)
+        found.append(tensor)
         return tensor
 
     monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
@@ -91,13 +110,12 @@ def on_meta(config: TrainConfig) -> Training:
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_no_step_waits_for_the_device(copies: Copies, name: str) -> None:
+def test_no_step_waits_for_the_device(pinned: list[Tensor], name: str) -> None:
     training = on_meta(CONFIGS[name])
     for step in range(2):
-        with copies:
-            scalars = training.update()
+        scalars = update(training, pinned)
         assert {value.device for value in scalars.values()} == {META}
-        assert len(copies.pinned) == step + 1  # the numbers of the batch's images, and nothing else
+        assert len(pinned) == step + 1  # the numbers of the batch's images, and nothing else
 
 
 SPOILT: dict[str, tuple[Callable[[Tensor], Any], str]] = {
@@ -111,10 +129,10 @@ SPOILT: dict[str, tuple[Callable[[Tensor], Any], str]] = {
 
 
 @pytest.mark.parametrize("how", SPOILT)
-def test_a_step_that_waits_is_found(copies: Copies, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+def test_a_step_that_waits_is_found(pinned: list[Tensor], monkeypatch: pytest.MonkeyPatch, how: str) -> None:
     training = on_meta(CONFIGS["mnist28, simultaneous"])
     loss = training.gan.discriminator_loss
     spoilt, message = SPOILT[how]
     monkeypatch.setattr(training.gan, "discriminator_loss", lambda *logits: spoilt(loss(*logits)))
-    with copies, pytest.raises((NotImplementedError, RuntimeError), match=message):
-        training.update()
+    with pytest.raises((NotImplementedError, RuntimeError), match=message):
+        update(training, pinned)
