@@ -88,7 +88,7 @@ def update(training: Training, pinned: list[Tensor]) -> dict[str, Tensor]:
 @pytest.fixture
 def pinned(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     """What has been put into pinned memory, once all that needs a real GPU has been replaced."""
-    found, pixels = [], tiny.pixels
+    found: list[Tensor] = []
 
     def pin(tensor: Tensor) -> Tensor:
         found.append(tensor)
@@ -99,7 +99,6 @@ def pinned(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     optimizers = import_module("torch.optim.optimizer")  # torch.optim takes the name away
     monkeypatch.setattr(optimizers, "_get_fused_kernels_supported_devices", lambda: ["meta"])
     monkeypatch.setattr("dcgan_dist.gan.digest", lambda tensors: "")
-    monkeypatch.setattr(tiny, "pixels", lambda config: pixels(config).to(META))
     return found
 
 
