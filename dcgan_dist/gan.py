@@ -252,7 +252,7 @@ def _compiled(network: nn.Module, runtime: Runtime) -> nn.Module:
     """``network`` with compiled passes: with CUDA graphs on one GPU alone, which collectives would break up."""
     functorch_config.donated_buffer = False  # else the simultaneous step may not keep its graph for G's backward
     graphs = runtime.device.type == "cuda" and runtime.world_size == 1
-    return torch.compile(network, dynamic=False, mode="reduce-overhead" if graphs else None)
+    return torch.compile(network, dynamic=False, mode="reduce-overhead" if graphs else None)  # type: ignore[return-value]
 
 
 def _stand_ins(network: nn.Module) -> dict[str, Tensor]:

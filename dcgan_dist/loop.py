@@ -102,7 +102,8 @@ class Training:
         for player in (gan.generator, gan.discriminator):
             player.schedule(self.step)
         if config.compute.compile:
-            torch.compiler.cudagraph_mark_step_begin()  # what the last step's graphs gave may be overwritten
+            # what the graphs of the last step have given may be overwritten
+            torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
         result = STEPS[config.optim.update](gan, real, draws=draws)
         if gan.average is not None:
             gan.average.update(gan.generator.plain)

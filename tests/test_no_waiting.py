@@ -104,7 +104,7 @@ def pinned(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
 
 def on_meta(config: TrainConfig) -> Training:
     where = tiny.runtime()
-    where.device, where.accelerator = META, SimpleNamespace(prepare_model=lambda network: network)  # type: ignore[assignment]
+    where.device, where.accelerator = META, SimpleNamespace(prepare_model=lambda network: network)
     return tiny.training(config, where)
 
 
