@@ -249,10 +249,15 @@ def _player(network: nn.Module, config: TrainConfig, *, runtime: Runtime, lr: fl
 
 
 def _compiled(network: nn.Module, runtime: Runtime) -> nn.Module:
-    """``network`` with compiled passes: with CUDA graphs on one GPU alone, which collectives would break up."""
+    """``network`` with compiled passes, in CUDA graphs on one GPU; exchanges between processes would break those up.
+
+    On one process each pass has one shape. Where exchanges cut a pass in pieces, layers of many shapes share code.
+    """
     functorch_config.donated_buffer = False  # else the simultaneous step may not keep its graph for G's backward
-    graphs = runtime.device.type == "cuda" and runtime.world_size == 1
-    return torch.compile(network, dynamic=False, mode="reduce-overhead" if graphs else None)  # type: ignore[return-value]
+    if runtime.world_size > 1:
+        return torch.compile(network)  # type: ignore[return-value]
+    mode = "reduce-overhead" if runtime.device.type == "cuda" else None
+    return torch.compile(network, dynamic=False, mode=mode)  # type: ignore[return-value]
 
 
 def _stand_ins(network: nn.Module) -> dict[str, Tensor]:
