@@ -43,7 +43,7 @@ test-slow: setup ## the slow tests
 test-slurm: setup ## the launchers, on a throwaway Slurm of two nodes
 	$(BIN)/python -m pytest -m slurm
 
-test-gpu: setup ## what needs a CUDA device
+test-gpu: setup ## what needs a CUDA device, in about five minutes; prints images a second
 	$(BIN)/python -m pytest -m gpu
 
 test-containers: setup ## build the container image and run it (as root, with ../shared/containers)

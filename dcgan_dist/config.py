@@ -241,9 +241,10 @@ class ComputeConfig:
     timeout: int = 600
     """Seconds a process waits for the others in one exchange; then the job ends and names those that hang."""
     compile: bool = False
-    """Compile the networks' forwards with torch.compile (needs a C++ compiler, on a GPU a C compiler)."""
+    """Compile the networks' training passes with torch.compile, on one GPU with CUDA graphs (needs a C++ compiler, on a
+    GPU a C compiler)."""
     deterministic: bool = False
-    """Deterministic CUDA kernels: slower, and then runs repeat to the bit. The CPU always repeats."""
+    """Deterministic CUDA kernels without TF32: slower, and then runs repeat to the bit. The CPU always repeats."""
 
     def __post_init__(self) -> None:
         _not_negative("threads", self.threads)

@@ -28,7 +28,9 @@ class Player:
     """One of the two networks with what trains it."""
 
     network: nn.Module
-    """As it is called: wrapped in DistributedDataParallel when there are several processes."""
+    """As it is trained: ``compiled``, wrapped in DistributedDataParallel when there are several processes."""
+    compiled: nn.Module
+    """The network, compiled when the config says so."""
     plain: nn.Module
     """The network itself."""
     optimizer: Optimizer
@@ -45,13 +47,23 @@ class Player:
         self.name = type(self.plain).__name__
         """Generator or Discriminator: every model calls them so."""
         self._dropouts = [layer for layer in self.plain.modules() if isinstance(layer, Dropout)]
+        self._stand_ins = {module: _stand_ins(module) for module in (self.plain, self.compiled)}
         norms = [layer for layer in self.plain.modules() if isinstance(layer, nn.SyncBatchNorm)]
         self._torchs_norms = [layer for layer in norms if layer.training]  # frozen ones tell other ranks nothing
 
     def key_dropout(self, draws: StepDraws, stream: str) -> None:
         """Choose the dropout masks of the pass that follows."""
         if self._dropouts:
-            key_dropout(self._dropouts, draws.keys(stream))
+            key_dropout(self._dropouts, draws, stream)
+
+    def without_trace(self, inputs: Tensor) -> Tensor:
+        """The output of a training pass whose parameters are constants and which leaves running statistics alone.
+
+        Where no gradient is wanted it is not compiled: what only measures must not lengthen a step's CUDA graphs.
+        """
+        module = self.compiled if torch.is_grad_enabled() else self.plain
+        output: Tensor = functional_call(module, self._stand_ins[module], (inputs,))
+        return output
 
     def note_collectives(self, output: Tensor) -> None:
         """Count the collectives of the training pass that ended in ``output``, as far as they are not ours."""
@@ -142,11 +154,9 @@ class Gan:
 
     def _unchanged(self, player: Player, inputs: Tensor, *, draws: StepDraws, dropout: str) -> Tensor:
         """The output of a network in training mode that leaves no trace in it."""
-        constants = {name: parameter.detach() for name, parameter in player.plain.named_parameters()}
-        copies = {name: buffer.clone() for name, buffer in player.plain.named_buffers()}
         player.key_dropout(draws, dropout)
         with named(f"{player.name} forward"), self._autocast():
-            output: Tensor = functional_call(player.plain, constants | copies, (inputs,)).to(self.dtype)
+            output = player.without_trace(inputs).to(self.dtype)
         player.note_collectives(output)
         return output
 
@@ -234,14 +244,13 @@ def _placed(network: nn.Module, config: TrainConfig, *, device: torch.device) ->
 
 def _player(network: nn.Module, config: TrainConfig, *, runtime: Runtime, lr: float, lr_decay: float) -> Player:
     plain = synchronize(_placed(network, config, device=runtime.device), runtime.device)
-    if config.compute.compile:
-        functorch_config.donated_buffer = False  # else the simultaneous step may not keep its graph for G's backward
-        plain.compile()
-    wrapped = runtime.accelerator.prepare_model(plain) if runtime.world_size > 1 else plain
+    compiled = _compiled(plain, runtime) if config.compute.compile else plain
+    wrapped = runtime.accelerator.prepare_model(compiled) if runtime.world_size > 1 else compiled
     if isinstance(wrapped, DistributedDataParallel):
         wrapped.register_comm_hook(dist.group.WORLD, reduce_bucket)
     return Player(
         network=wrapped,
+        compiled=compiled,
         plain=plain,
         optimizer=_optimizer(plain, config.optim, lr=lr),
         scaler=torch.amp.GradScaler(runtime.device.type, enabled=config.compute.precision == "fp16"),
@@ -250,10 +259,64 @@ def _player(network: nn.Module, config: TrainConfig, *, runtime: Runtime, lr: fl
     )
 
 
+def _compiled(network: nn.Module, runtime: Runtime) -> nn.Module:
+    """``network`` with compiled passes, in CUDA graphs on one GPU; exchanges between processes would break those up.
+
+    On one process each pass has one shape. Where exchanges cut a pass in pieces, layers of many shapes share code.
+    """
+    functorch_config.donated_buffer = False  # else the simultaneous step may not keep its graph for G's backward
+    if runtime.world_size > 1:
+        return torch.compile(network)  # type: ignore[return-value]
+    mode = "reduce-overhead" if runtime.device.type == "cuda" else None
+    return torch.compile(network, dynamic=False, mode=mode)  # type: ignore[return-value]
+
+
+def _stand_ins(network: nn.Module) -> dict[str, Tensor]:
+    """What a pass without trace uses, made once, because CUDA graphs want everything of a network in its place.
+
+    Parameters as constants, in the same memory; buffers of layers in training mode, which are written and never read
+    again, as copies; those of frozen layers, which are read and never written, as they are.
+    """
+    stand_ins = {name: parameter.detach() for name, parameter in network.named_parameters()}
+    for place, layer in network.named_modules():
+        for name, buffer in layer.named_buffers(place, recurse=False):
+            stand_ins[name] = buffer.clone() if layer.training else buffer
+    return stand_ins
+
+
+class _RMSprop(torch.optim.RMSprop):
+    """RMSprop that leaves out the step of an overflow in fp16 as Adam's and SGD's kernels do: on the device.
+
+    For torch's own the scaler waits for the device at each step to learn whether there was one.
+    """
+
+    _step_supports_amp_scaling = True
+    found_inf: Tensor | None = None
+    """Above 0 after an overflow; the scaler puts it here for the time of a step."""
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Update parameters and averages of squares; after an overflow they stay."""
+        if self.found_inf is None:
+            super().step()
+            return
+        parameters = self.param_groups[0]["params"]
+        before = [parameter.clone() for parameter in parameters]
+        squares = [self.state[parameter].get("square_avg") for parameter in parameters]
+        before += [
+            torch.zeros_like(old) if square is None else square.clone()
+            for old, square in zip(before, squares, strict=True)
+        ]
+        super().step()
+        after = [*parameters, *(self.state[parameter]["square_avg"] for parameter in parameters)]
+        for new, old in zip(after, before, strict=True):
+            new.copy_(torch.where(self.found_inf > 0, old, new))
+
+
 def _optimizer(network: nn.Module, optim: OptimConfig, *, lr: float) -> Optimizer:
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
     if optim.optimizer == "adam":
         return torch.optim.Adam(parameters, lr, betas=(optim.beta1, optim.beta2), eps=optim.epsilon, fused=True)
     if optim.optimizer == "rmsprop":
-        return torch.optim.RMSprop(parameters, lr, alpha=optim.rho, eps=optim.epsilon, foreach=True)
+        return _RMSprop(parameters, lr, alpha=optim.rho, eps=optim.epsilon, foreach=True)
     return torch.optim.SGD(parameters, lr, fused=True)

@@ -111,6 +111,9 @@ class Training:
             real = real.contiguous(memory_format=torch.channels_last)
         for player in (gan.generator, gan.discriminator):
             player.schedule(self.step)
+        if config.compute.compile:
+            # what the graphs of the last step have given may be overwritten
+            torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
         result = STEPS[config.optim.update](gan, real, draws=draws)
         if gan.average is not None:
             gan.average.update(gan.generator.plain)

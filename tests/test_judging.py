@@ -1,5 +1,6 @@
 """Evaluations during training: what is logged, which checkpoint is best, the alarm of collapse, resuming."""
 
+import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -128,8 +129,10 @@ def test_a_run_shorter_than_eval_every_has_no_evaluation(shards: Path, tmp_path:
 def test_the_share_of_time_is_told(shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     train.main(flags(shards, tmp_path / "run"))
     lines = capsys.readouterr().out.splitlines()
-    (share,) = [line for line in lines if line.startswith("evaluations took ")]
-    assert 0 < float(share.split()[2].rstrip("%")) < 100
+    (throughput,) = [line for line in lines if line.startswith("throughput: ")]
+    share = re.search(r" evaluation (\d+\.\d)%", throughput)
+    assert share is not None
+    assert 0 < float(share[1]) < 100
     (told,) = [line for line in lines if line.startswith("step 4: FID ")]
     assert f"FID {evaluations(tmp_path / 'run')[4]['eval/fid_pixels_n40']:.1f} (floor " in told
     assert "collapse 0." in told or "collapse 1." in told

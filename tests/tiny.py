@@ -45,7 +45,11 @@ def training(config: TrainConfig, where: Runtime) -> Training:
     order = Order([7, 6, 7], seed=config.seed, shuffle_window=config.images.shuffle_window)
     rows = where.rows(config.images.batch_size)
     loader = ResidentLoader(
-        pixels(config), order, batch_size=config.images.batch_size, rows=rows, digest="digest of the images"
+        pixels(config).to(where.device),
+        order,
+        batch_size=config.images.batch_size,
+        rows=rows,
+        digest="digest of the images",
     )
     gan = build_gan(config, where)
     return Training(

@@ -68,7 +68,7 @@ class ResidentLoader:
     def batch(self, step: int) -> Tensor:
         start, stop = (step * self._batch_size + row for row in self._rows)
         chosen = self._places(self._order.images(start, stop))
-        if self._pixels.is_cuda:
+        if self._pixels.device.type != "cpu":
             chosen = chosen.pin_memory().to(self._pixels.device, non_blocking=True)
         return self._pixels[chosen]
 

@@ -56,7 +56,7 @@ class _GlobalBatchNorm(torch.autograd.Function):
         variance, mean = torch.var_mean(wide, dim=(0, 2, 3), correction=0)
 
         # one row a rank: count, C means, C sums of squared differences
-        own = torch.cat([wide.new_tensor([count]), mean, variance * count])
+        own = torch.cat([wide.new_full((1,), count), mean, variance * count])
         ranks = collectives.all_gather(own)
         counts, means, squares = ranks[:, :1], *ranks[:, 1:].chunk(2, dim=1)
         total = counts.sum()

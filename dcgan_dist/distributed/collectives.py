@@ -129,15 +129,18 @@ class _SumOverRanks(torch.autograd.Function):
         return all_reduce(grads[0].clone(memory_format=torch.contiguous_format))
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
 def sum_over_ranks(values: Tensor) -> Tensor:
     """``values`` summed over all ranks; one all-reduce forward and one backward.
 
     The gradient is that of the *sum over ranks* of whatever the ranks compute from it, which is what
     DistributedDataParallel's mean of gradients expects when each rank's loss is a mean over its own rows.
     """
-    if world_size() == 1:
-        return values
+    return values if world_size() == 1 else _sum_over_ranks(values)
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def _sum_over_ranks(values: Tensor) -> Tensor:
+    """``_SumOverRanks``, kept out of compiled graphs, as batch norm's exchanges are."""
     return _SumOverRanks.apply(values)  # type: ignore[no-any-return]
 
 

@@ -106,6 +106,8 @@ class Dropout(nn.Module):
         super().__init__()
         self.probability = probability
         self.keys: Tensor | None = None
+        self.keys_of: dict[str, Tensor] = {}
+        """By stream, each in one place: a CUDA graph reads them there."""
 
     def forward(self, features: Tensor) -> Tensor:
         if not self.training or self.probability == 0:
@@ -118,7 +120,13 @@ class Dropout(nn.Module):
         return f"probability={self.probability}"
 
 
-def key_dropout(layers: Sequence[Dropout], keys: Tensor) -> None:
-    """Give each dropout layer of a network its own keys, (rows, 2), for the pass that follows."""
+def key_dropout(layers: Sequence[Dropout], draws: StepDraws, stream: str) -> None:
+    """Give each dropout layer of a network its own keys of a stream for the pass that follows.
+
+    They stay as they are until the stream's next pass, however many others come before the backward of this one.
+    """
+    keys = draws.keys(stream)
     for number, layer in enumerate(layers):
-        layer.keys = _random.fold_in(keys, number)
+        fresh = _random.fold_in(keys, number)  # (rows, 2)
+        kept = layer.keys_of.setdefault(stream, fresh)
+        layer.keys = kept.copy_(fresh)

@@ -83,7 +83,7 @@ def start(compute: ComputeConfig) -> Runtime:
     end_with_launcher()
     if compute.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(mode=True)
+    torch.use_deterministic_algorithms(mode=compute.deterministic)
     torch.backends.cudnn.benchmark = not compute.deterministic
     torch.backends.cuda.matmul.allow_tf32 = not compute.deterministic
     torch.backends.cudnn.allow_tf32 = not compute.deterministic

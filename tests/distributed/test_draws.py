@@ -20,7 +20,7 @@ def draws(
 
 def dropped(features: Tensor, given: StepDraws, *, probability: float = 0.4, layers: int = 1) -> list[Tensor]:
     dropouts = [Dropout(probability) for _ in range(layers)]
-    key_dropout(dropouts, given.keys("dropout_real"))
+    key_dropout(dropouts, given, "dropout_real")
     return [layer(features) for layer in dropouts]
 
 

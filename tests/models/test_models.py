@@ -10,6 +10,7 @@ from dcgan_dist.config import NetworkConfig
 from dcgan_dist.distributed.draws import Dropout, key_dropout
 from dcgan_dist.models import MODELS, build_networks
 from dcgan_dist.models.layers import AppendBatchDeviation
+from tests import tiny
 
 DCGAN64 = NetworkConfig()
 ARCH1 = NetworkConfig(model="flowers_arch1", image_size=32, base_channels=24, batch_deviation=1.0)
@@ -258,7 +259,7 @@ def test_dropout_drops_in_training_and_not_in_evaluation():
     (_, plain), (_, dropping) = (build_networks(replace(ARCH1, dropout=p), seed=0) for p in (0.0, 0.4))
     layers = [layer for layer in dropping.modules() if isinstance(layer, Dropout)]
     assert len(layers) == 4  # after each activation
-    key_dropout(layers, torch.arange(8).view(4, 2).to(torch.uint64))
+    key_dropout(layers, tiny.step_draws(tiny.narrow("flowers17-arch1", batch_size=4), 0), "dropout_real")
     assert not torch.allclose(dropping(images), plain(images))
     plain, dropping = plain.eval(), dropping.eval()
     dropping.load_state_dict(plain.state_dict())
