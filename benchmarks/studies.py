@@ -6,6 +6,7 @@ hours by the pace of the runs that are done.
 """
 
 import argparse
+import math
 import statistics
 import sys
 from collections.abc import Sequence
@@ -136,18 +137,40 @@ def table(summary: Summary) -> str:
 
 
 def _title(setting: Setting, summary: Summary) -> str:
-    name = ", ".join(str(value) for value in setting.values.values()) or "as the recipe"
-    seeds = len(summary.trials_of(setting))
-    return f"{name} (n = {seeds})"
+    return f"{_name(setting)} (n = {len(summary.trials_of(setting))})"
+
+
+def _name(setting: Setting) -> str:
+    """A setting for people: a lone parameter by its value, several ``set`` together as they are."""
+    told = []
+    for name, value in setting.values.items():
+        if name == "set":
+            told += [str(value)] if value else []
+        else:
+            told.append(str(value) if len(setting.values) == 1 else f"{name} {value}")
+    return ", ".join(told) or "as the recipe"
 
 
 def _cell(measure: SweepMeasure, setting: Setting) -> str:
+    """Mean and half-width; then what the comparison says, where it says more than that no difference is shown."""
     cell = measure.cells[setting.place]
     if cell is None:
         return ""
-    half = f" ± {cell.estimate.half_width:.2g}" if cell.estimate.half_width is not None else ""
-    said = f"; {verdict(cell.comparison, measure.better)}" if cell.comparison else ""
-    return f"{cell.estimate.mean:.4g}{half}{said}"
+    half = cell.estimate.half_width
+    said = verdict(cell.comparison, measure.better) if cell.comparison else ""
+    if said.startswith(("no difference", "not tested")):
+        said = ""
+    return _number(cell.estimate.mean, half) + (f"; **{said}**" if said else "")
+
+
+def _number(mean: float, half_width: float | None) -> str:
+    """As many decimals as the interval has meaning for."""
+    if half_width is None:
+        return f"{mean:.4g}"
+    if half_width == 0:
+        return f"{mean:.4g} ± 0"
+    decimals = max(0, 1 - math.floor(math.log10(half_width)))
+    return f"{mean:,.{decimals}f} ± {half_width:,.{decimals}f}"
 
 
 def curves(summary: Summary, path: Path) -> None:
@@ -160,12 +183,12 @@ def curves(summary: Summary, path: Path) -> None:
             for number, trial in enumerate(summary.trials_of(setting)):
                 assert trial.run is not None
                 steps, values = trial.run.curves.get(measure.name, ([], []))
-                label = setting.name if number == 0 else None
+                label = _name(setting) if number == 0 else None
                 axes.plot(steps, values, ".-", color=f"C{setting.place}", linewidth=0.9, label=label)
         axes.set_xlabel("step")
         axes.set_title(measure.name, fontsize=9)
         if place == 1:
-            axes.legend(fontsize=7)
+            figure.legend(fontsize=7, loc="outside lower center", ncols=3)
     figure.savefig(path, dpi=110)
 
 
@@ -178,7 +201,7 @@ def score_table(summary: Summary) -> str:
             marks = [edges[np.searchsorted(total, level) + 1] for level in (0.05, 0.5, 0.95)]
             above = shares[edges[:-1] >= 0.9 - 1e-9].sum()
             cells = " | ".join(f"{mark:.2f}" for mark in marks)
-            lines.append(f"| {setting.name} | {name} | {cells} | {above:.0%} |")
+            lines.append(f"| {_name(setting)} | {name} | {cells} | {above:.0%} |")
     return "\n".join(lines)
 
 
@@ -189,7 +212,7 @@ def score_histograms(summary: Summary, path: Path) -> None:
         axes = figure.add_subplot(1, len(summary.settings), setting.place + 1)
         for name, (edges, shares) in _scores(summary, setting).items():
             axes.stairs(shares, edges, fill=True, alpha=0.5, label=name)
-        axes.set_title(setting.name, fontsize=9)
+        axes.set_title(_name(setting), fontsize=9)
         axes.set_xlabel("D's score")
         axes.legend(fontsize=7)
     figure.savefig(path, dpi=110)
@@ -213,7 +236,7 @@ def samples(summary: Summary, path: Path) -> None:
     for setting in summary.settings:
         runs = [trial.run for trial in summary.trials_of(setting) if trial.run]
         if blocks := [_first_rows(run.grids[-1][1]) for run in runs if run.grids]:
-            lines.append((setting.name, blocks))
+            lines.append((_name(setting), blocks))
     reals = next(trial.run.directory.reals for trial in summary.trials if trial.run and trial.is_counted)
     lines.append(("the data", [_first_rows(reals)]))
     width = max(sum(block.width + GAP for block in blocks) for _, blocks in lines)
