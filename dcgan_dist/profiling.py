@@ -4,11 +4,13 @@ import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from rich.table import Column, Table
 from torch.profiler import ProfilerActivity, profile, record_function, schedule
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 WARM_UP = 10
 """Steps before the trace begins."""
@@ -51,8 +53,10 @@ class Trace:
         with profile(schedule=timing, on_trace_ready=self._write, activities=activities) as running:
             yield running.step
 
-    def table(self) -> Table:
+    def table(self) -> "Table":
         """Where the time of a step went, as the host saw it."""
+        from rich.table import Column, Table  # who loads a generator needs none
+
         whole = self.milliseconds["step"]
         found = Table("part of a step", Column("ms", justify="right"), Column("share", justify="right"))
         rows = {name: self.milliseconds.get(name, 0.0) for name in PARTS}

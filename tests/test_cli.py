@@ -92,7 +92,7 @@ def test_the_written_config_leaves_out_what_belongs_to_one_run() -> None:
         ("lr: fast\n", "line 1: lr must be a number, got 'fast'"),
         ("lr: -1\n", "lr must be positive, got -1.0"),
         ("flip: 1\n", "line 1: flip must be true or false, got '1'"),
-        ("precision: half\n", "line 1: precision must be no or bf16 or fp16, got 'half'"),
+        ("precision: half\n", "line 1: precision must be no or bf16 or fp16 or auto, got 'half'"),
         ("value_range: 1\n", "line 1: value_range must be a list of 2 numbers, got '1'"),
         ("lr: [1, 2]\n", "line 1: lr must be one value, not a list"),
         ("lr: 1\nlr: 2\n", "line 2: lr is given twice"),

@@ -166,7 +166,7 @@ def test_requirements_are_those_of_the_project_and_the_extras(tmp_path: Path) ->
     assert (tmp_path / "requirements.txt").read_text().splitlines() == project["dependencies"]
     wrong = requirements(tmp_path, "efflite0,remotes")
     assert wrong.returncode == 1
-    assert wrong.stderr.startswith("error: EXTRAS must be of efflite0, eval, remote")
+    assert wrong.stderr.startswith("error: EXTRAS must be of efflite0, eval, onnx, remote")
     assert wrong.stderr.endswith("got 'remotes'\n")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dcgan_dist import checkpoint, train
+from dcgan_dist import checkpoint, job, train
 from tests.jobs import LAUNCHERS, Job, flags, row_count, rows, started, status
 
 ONE_PROCESS = ("python", "accelerate, 1 process")
@@ -202,8 +202,8 @@ def test_a_second_ctrl_c_is_one_message_whatever_python_makes_of_it(
         signal.raise_signal(signal.SIGINT)  # asks to stop
         return False
 
-    monkeypatch.setattr(train, "train", train_here)
-    monkeypatch.setattr(train, "_leave_pictures", imports)
+    monkeypatch.setattr(job, "train", train_here)
+    monkeypatch.setattr(job, "_leave_pictures", imports)
     before = {number: signal.getsignal(number) for number in SIGNALS}
     try:
         with pytest.raises(SystemExit) as stopped:

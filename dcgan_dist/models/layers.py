@@ -58,24 +58,24 @@ class UpsampledConvTranspose2d(SameConvTranspose2d):
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__(inputs, outputs, kernel_size=5)
-        # which of the 5 weights along an axis meet the pixel before, at and after an even, then an odd, place
-        even, odd = [[4, 3], [2, 1], [0]], [[4], [3, 2], [1, 0]]
-        sums = torch.zeros(2, 3, 5)
-        for parity, taps in enumerate((even, odd)):
-            for tap, weights in enumerate(taps):
-                sums[parity, tap, weights] = 1
-        both = torch.einsum("aiu,bjv->abijuv", sums, sums).reshape(36, 25)
-        self.sums: Tensor
-        self.register_buffer("sums", both, persistent=False)
 
     def forward(self, features: Tensor, output_size: list[int] | None = None) -> Tensor:
         inputs, outputs = self.weight.shape[:2]
-        with torch.autocast(features.device.type, enabled=False):  # weights add up in their own type
-            kernels = self.weight.flatten(2) @ self.sums.t()
-        kernels = kernels.view(inputs, outputs * 4, 3, 3).transpose(0, 1)
+        sums = _sums_of_neighbours(_sums_of_neighbours(self.weight.permute(2, 3, 0, 1), axis=0), axis=1)
+        places = sums.view(2, 3, 2, 3, inputs, outputs).permute(5, 0, 2, 4, 1, 3)
+        kernels = places.reshape(outputs * 4, inputs, 3, 3)  # those of a pixel's four places follow each other
         assert self.bias is not None
-        places = F.conv2d(features, kernels, self.bias.repeat_interleave(4), padding=1)
-        return F.pixel_shuffle(places, 2)
+        return F.pixel_shuffle(F.conv2d(features, kernels, self.bias.repeat_interleave(4), padding=1), 2)
+
+
+def _sums_of_neighbours(weights: Tensor, *, axis: int) -> Tensor:
+    """Of 5 weights along an axis of a transposed convolution, what a doubled pixel before, at and after a place gets.
+
+    First for even places, then for odd ones: 6 along the axis. Sums of float32 weights, under autocast too.
+    """
+    k = weights.unbind(axis)
+    even, odd = [k[4] + k[3], k[2] + k[1], k[0]], [k[4], k[3] + k[2], k[1] + k[0]]
+    return torch.stack(even + odd, axis)
 
 
 class CoveringConv2d(nn.Conv2d):

@@ -20,7 +20,7 @@ BLOCKS = {
         [["body.0.0"], *([f"body.{n}.0", f"body.{n}.1"] for n in range(1, 4)), ["head"]],
     ),
     "flowers17-arch2": (
-        [DENSE_STEM, *([f"body.{n}.0", f"body.{n}.1"] for n in (1, 3, 4)), ["head"]],
+        [DENSE_STEM, *([f"body.{n}.0", f"body.{n}.1"] for n in range(3)), ["head"]],
         [*([f"body.{n}.0"] for n in range(4)), ["head"]],
     ),
     "mnist28": (
