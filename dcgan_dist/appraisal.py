@@ -82,7 +82,8 @@ def _evaluated(task: Task, runtime: Runtime) -> dict[str, Any]:
     found, config = _checkpoint(task)
     if task.download:
         download_inception()
-    generator = collectives.on_all(partial(of_checkpoint, found)).to(runtime.device, memory_format=torch.channels_last)
+    generator = collectives.on_all(partial(of_checkpoint, found)).to(runtime.device)
+    generator.to(memory_format=torch.channels_last)  # as runs measure by default
     _check_alike(generator, weights_file(found))
     settings, told = task.settings, list[str]()
     if settings.extractor == "auto":
