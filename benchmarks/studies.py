@@ -141,13 +141,13 @@ def _title(setting: Setting, summary: Summary) -> str:
 
 
 def _name(setting: Setting) -> str:
-    """A setting for people: a lone parameter by its value, several ``set`` together as they are."""
+    """A setting for people; those of ``set`` as they are written."""
     told = []
     for name, value in setting.values.items():
         if name == "set":
             told += [str(value)] if value else []
         else:
-            told.append(str(value) if len(setting.values) == 1 else f"{name} {value}")
+            told.append(f"{name} {value}")
     return ", ".join(told) or "as the recipe"
 
 
