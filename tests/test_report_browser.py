@@ -21,7 +21,10 @@ if os.environ.get("DCGAN_NEED_BROWSER"):  # .ci/run: what is missing is an error
     assert CHROMIUM, "DCGAN_NEED_BROWSER is set, and there is no chromium on PATH"
 else:
     api = pytest.importorskip("playwright.sync_api", reason="needs the Python package playwright")
-    pytestmark = pytest.mark.skipif(not CHROMIUM, reason="needs chromium on PATH (apt-get install chromium)")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not CHROMIUM, reason="needs chromium on PATH (apt-get install chromium)"),
+]
 MILLISECONDS = 120_000
 """A page may take on a machine that does other things."""
 
