@@ -94,6 +94,8 @@ def start(compute: ComputeConfig) -> Runtime:
         check_compiler(gpu=torch.cuda.is_available())
     # torch 2.14 deprecates the argument itself and still asks for False until it goes
     warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+    # weights of one channel: the same memory in either format, under two names
+    warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides", UserWarning)
     networks = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
     # precision is our own autocast: Accelerate's fp16 scaler would be shared by both networks
     timeout = timedelta(seconds=compute.timeout)
