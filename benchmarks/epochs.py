@@ -13,8 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from benchmarks import textbook
 from benchmarks.loading import converted, unpacked
 from benchmarks.sides import Timed, Work, in_turns
@@ -75,7 +73,7 @@ def ours(which: EpochCase, shards: Path, scratch: Path) -> Work:
         for _ in range(which.steps):
             training.update()
             if training.step % config.log.log_every == 0:
-                training.check()
+                training.check(weights=False)
                 training.log()
         lines = metrics.read_text(encoding="utf-8").splitlines()
         row = json.loads(lines[-1]) if lines else {"time/data": math.nan, "time/step": 1}
@@ -88,14 +86,12 @@ def ours(which: EpochCase, shards: Path, scratch: Path) -> Work:
 def theirs(which: EpochCase, folder: Path) -> Work:
     """An epoch of the textbook's program."""
     program = Textbook(which.case)
-    images = textbook.epochs(folder, size=which.size, batch_size=which.case.batch_size)
-    deviation = program.config.losses.instance_noise
-    low, high = program.config.network.value_range
+    _, largest = program.config.network.value_range
+    images = textbook.epochs(folder, size=which.size, batch_size=which.case.batch_size, largest=largest)
 
     def epoch() -> None:
         for _ in range(which.steps):
-            real = next(images) * ((high - low) / 2)  # the textbook's are in [-1, 1]
-            program.step(real, torch.randn(len(real), textbook.LATENT_DIM), deviation * torch.randn_like(real))
+            program.train(next(images))
 
     return epoch
 

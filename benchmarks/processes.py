@@ -11,8 +11,6 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-import torch
-
 from benchmarks.steps import config_of, images_of
 from dcgan_dist import trial
 from dcgan_dist.config import changed
@@ -81,5 +79,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
     main()
