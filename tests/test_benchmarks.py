@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from benchmarks import __main__ as all_benchmarks
-from benchmarks import steps
+from benchmarks import processes, steps
 
 
 @pytest.fixture
@@ -32,3 +32,8 @@ def test_without_a_record_there_is_nothing_to_compare(
     monkeypatch.setattr(all_benchmarks, "RECORD", tmp_path / "results.json")
     assert all_benchmarks.quick() == 2
     assert capsys.readouterr().err.startswith("error: nothing to compare with")
+
+
+@pytest.mark.parametrize(("batch_size", "cores", "expected"), [(16, 2, 2), (16, 12, 8), (64, 24, 16), (64, 200, 64)])
+def test_as_many_processes_as_can_share_the_batch(batch_size: int, cores: int, expected: int) -> None:
+    assert processes.most_processes(batch_size, cores=cores) == expected
