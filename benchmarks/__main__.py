@@ -34,13 +34,16 @@ def machine() -> str:
 
 def quick() -> int:
     """Compare ratios of steps with the recorded ones; the exit code."""
+    if not RECORD.exists():
+        print(f"error: nothing to compare with, {RECORD} is missing: python -m benchmarks writes it", file=sys.stderr)
+        return 2
     recorded = json.loads(RECORD.read_text(encoding="utf-8"))
     print(f"{machine()}; recorded on {recorded['machine']}")
     lost = False
     for case in steps.CASES:
-        found = steps.measure(case, turns=3)
+        found = steps.in_steps(case, turns=3, beside={})
         for side in ("float32", "bf16"):
-            ratio, before = found.ratio(side), recorded["ratios"][f"{case} {side}"]
+            ratio, before = found.ratio("textbook", side), recorded["ratios"][f"{case} {side}"]
             is_lost = ratio < (1 - LARGEST_LOSS) * before
             lost |= is_lost
             told = "LOST" if is_lost else "fine"

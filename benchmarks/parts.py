@@ -4,7 +4,7 @@
 
 Every recipe trains alone on all cores with torch's profiler around it; operations are sorted into parts by their names.
 The share of the limit is the operations a second of convolutions and matrix products in a whole step, over those of
-plain matrix products of the same type in the same minute.
+plain matrix products of the same type, which are measured before the recipes.
 """
 
 import argparse

@@ -1,7 +1,8 @@
-"""One process on all cores against as many as there are cores: ``python -m benchmarks.processes [RECIPE ...]``.
+"""One process on all cores against one a core: ``python -m benchmarks.processes [RECIPE ...]``.
 
-The same global batch on the same cores. What several processes lose is what they tell each other, and that each
-computes small batches on one thread; what they win is that no thread waits for another inside an operation.
+The same global batch; where that many processes cannot share it evenly, the most that can, and cores may be left over.
+What several processes lose is what they tell each other, and that each computes small batches on few threads; what they
+win is that no thread waits for another inside an operation.
 """
 
 import argparse
@@ -10,8 +11,6 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Sequence
-
-import torch
 
 from benchmarks.steps import config_of, images_of
 from dcgan_dist import trial
@@ -23,14 +22,20 @@ RECIPES = ("flowers-dcgan64", "flowers17-arch1", "flowers17-arch2", "mnist28", "
 STEPS = {"flowers17-arch1": 60, "mnist-pooled": 30}
 FEW_STEPS = 6
 HEADER = [
-    "| recipe | 1 process, ms | {0} processes, ms | efficiency (least to most) | calls a step | KiB a step |",
-    "| --- | ---: | ---: | ---: | ---: | ---: |",
+    "| recipe | 1 process, ms | processes | together, ms | efficiency (least to most) | calls a step | KiB a step |",
+    "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
 ]
+
+
+def most_processes(batch_size: int, *, cores: int) -> int:
+    """How many of the processes that there are cores for can share a batch evenly."""
+    return max(number for number in range(1, cores + 1) if batch_size % number == 0)
 
 
 def row(recipe: str, *, turns: int) -> str:
     """Of the table, in Markdown: both take turns."""
-    seconds: dict[int, list[float]] = {1: [], cores(): []}
+    several = most_processes(config_of(recipe).images.batch_size, cores=cores())
+    seconds: dict[int, list[float]] = {1: [], several: []}
     for turn in range(turns):
         for processes in sorted(seconds, reverse=bool(turn % 2)):
             found = _timed(recipe, processes)
@@ -40,7 +45,7 @@ def row(recipe: str, *, turns: int) -> str:
     alone, together = seconds.values()
     shares = [a / b for a, b in zip(alone, together, strict=True)]
     return (
-        f"| `{recipe}` | {statistics.median(alone) * 1e3:.0f} | {statistics.median(together) * 1e3:.0f} | "
+        f"| `{recipe}` | {statistics.median(alone) * 1e3:.0f} | {several} | {statistics.median(together) * 1e3:.0f} | "
         f"{statistics.median(shares):.0%} ({min(shares):.0%} to {max(shares):.0%}) | {calls} | {size / 1024:,.0f} |"
     )
 
@@ -75,11 +80,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments.work:
         work(arguments.work)
         return
-    print("\n".join(HEADER).format(cores()))
+    if cores() == 1:
+        print("There is one core here, and so one process.")
+        return
+    print("\n".join(HEADER))
     for recipe in arguments.recipes or RECIPES:
         print(row(recipe, turns=arguments.turns), flush=True)
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
     main()

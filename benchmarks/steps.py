@@ -6,8 +6,9 @@ their losses must agree.
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -122,18 +123,19 @@ class Textbook:
             return textbook.simultaneous_step(*networks, *self.optimizers, real, z, noise)
         return textbook.alternating_step(*networks, *self.optimizers, real, z)
 
+    def train(self, real: Tensor) -> None:
+        """One step with random numbers of its own: no more of them than the recipe takes."""
+        deviation = self.config.losses.instance_noise
+        noise = deviation * torch.randn_like(real) if deviation else torch.zeros(())
+        self.step(real, torch.randn(len(real), textbook.LATENT_DIM), noise)
+
 
 def theirs(case: Case) -> Work:
     """A step of the textbook's program."""
     program = Textbook(case)
     config = program.config
     real = to_images(images_of(config)[: case.batch_size], config.network.value_range, dtype=torch.float32)
-
-    def step() -> None:
-        noise = config.losses.instance_noise * torch.randn_like(real) if config.losses.instance_noise else real
-        program.step(real, torch.randn(case.batch_size, textbook.LATENT_DIM), noise)
-
-    return step
+    return partial(program.train, real)
 
 
 def gemm(dtype: torch.dtype) -> Work:
@@ -257,17 +259,22 @@ HEADER = [
 ]
 
 
-def measure(name: str, *, turns: int) -> Result:
-    """Time a case in ``turns`` turns."""
+GEMMS: dict[str, tuple[Setup, tuple[object, ...]]] = {
+    "GEMM float32": (gemm, (torch.float32,)),
+    "GEMM bf16": (gemm, (torch.bfloat16,)),
+}
+
+
+def in_steps(name: str, *, turns: int, beside: Mapping[str, tuple[Setup, tuple[object, ...]]]) -> Timed:
+    """Time the steps of a case in ``turns`` turns, with more sides ``beside`` them."""
     case = CASES[name]
-    sides: dict[str, tuple[Setup, tuple[object, ...]]] = {
-        "textbook": (theirs, (case,)),
-        "float32": (ours, (case, "no")),
-        "bf16": (ours, (case, "bf16")),
-        "GEMM float32": (gemm, (torch.float32,)),
-        "GEMM bf16": (gemm, (torch.bfloat16,)),
-    }
-    return Result(name, in_turns(sides, turns=turns, pieces=case.pieces), flops_of(case.config()))
+    sides = {"textbook": (theirs, (case,)), "float32": (ours, (case, "no")), "bf16": (ours, (case, "bf16"))}
+    return in_turns({**sides, **beside}, turns=turns, pieces=case.pieces)
+
+
+def measure(name: str, *, turns: int) -> Result:
+    """Time a case in ``turns`` turns, and plain matrix products with it."""
+    return Result(name, in_steps(name, turns=turns, beside=GEMMS), flops_of(CASES[name].config()))
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -16,6 +16,7 @@ from torchvision.datasets import ImageFolder
 
 LATENT_DIM = 100
 LOADER_WORKERS = 2
+"""As in PyTorch's example."""
 
 
 class Reshape(nn.Module):
@@ -146,14 +147,24 @@ def simultaneous_step(
     return loss_d.item(), loss_g.item(), logits_real.sigmoid().mean().item(), logits_fake.sigmoid().mean().item()
 
 
-def epochs(folder: Path, *, size: int, batch_size: int) -> Iterator[Tensor]:
-    """Real images of a directory of classes, (batch_size, 3, size, size) in [-1, 1], epoch after epoch without end."""
+def epochs(folder: Path, *, size: int, batch_size: int, largest: float) -> Iterator[Tensor]:
+    """Real images of a directory of classes, epoch after epoch without end.
+
+    Args:
+        folder: a directory for each class.
+        size: pixels a side.
+        batch_size: images a batch; an epoch's last ones are left out where they are fewer.
+        largest: values are from minus this to this.
+
+    Yields:
+        (batch_size, 3, size, size) float32.
+    """
     transform = transforms.Compose(
         [
             transforms.Resize(size),
             transforms.CenterCrop(size),
             transforms.ToTensor(),
-            transforms.Normalize((0.5,) * 3, (0.5,) * 3),
+            transforms.Normalize((0.5,) * 3, (0.5 / largest,) * 3),
         ]
     )
     loader = DataLoader(

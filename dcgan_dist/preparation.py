@@ -71,6 +71,8 @@ def prepared(config: TrainConfig, runtime: Runtime, held: contextlib.ExitStack) 
     origin = _load_initial_networks(config, gan, console)
     loader = open_loader(config.images, config.network, seed=config.seed, rows=rows, device=runtime.device)
     total_steps = config.steps(loader.image_count)
+    if left := candidates(config):
+        console.print(f"auto: steps are timed for {' and '.join(left)} ...")
     config, choice = chosen(config, loader, runtime)
     if choice:
         console.print(choice)

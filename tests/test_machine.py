@@ -23,6 +23,27 @@ print(faults() - before)
 """
 
 
+GROWTH = """
+import os
+import torch
+from dcgan_dist.machine import keep_freed_memory
+def pages():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[0])
+keep_freed_memory()
+torch.empty(2**20, dtype=torch.uint8)
+before = pages()
+torch.empty(3 * 2**30, dtype=torch.uint8)  # never touched: addresses, not memory
+print((pages() - before) * os.sysconf("SC_PAGE_SIZE"))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc is Linux's")
+def test_freed_memory_is_kept_however_much_it_is():
+    done = subprocess.run([sys.executable, "-c", GROWTH], capture_output=True, check=True)
+    assert int(done.stdout) > 2 * 2**30  # some of the 3 GiB may have been there
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc is Linux's")
 def test_freed_memory_is_kept():
     taken = {

@@ -79,7 +79,8 @@ def start(compute: ComputeConfig) -> Runtime:
     threads = compute.threads or max(1, cores() // local_world_size)
     torch.set_num_threads(threads)
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # else Accelerate sets another number, on several CPU nodes
-    keep_freed_memory()
+    if not torch.cuda.is_available():  # a GPU's step takes none, and images that have moved there would stay here too
+        keep_freed_memory()
     end_with_launcher()
     if compute.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

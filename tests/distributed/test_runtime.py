@@ -1,9 +1,12 @@
-"""What a process sets for its kernels before it trains."""
+"""What a process sets for its kernels and its memory before it trains."""
+
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from dcgan_dist.config import ComputeConfig
+from dcgan_dist.distributed import runtime
 from dcgan_dist.distributed.runtime import start
 from tests import tiny
 
@@ -26,3 +29,14 @@ def test_kernels_are_fast_or_deterministic(monkeypatch: pytest.MonkeyPatch) -> N
             assert kernels() == {name: value is not deterministic for name, value in fast.items()}
     finally:
         tiny.runtime()
+
+
+@pytest.mark.parametrize("has_gpu", [False, True])
+def test_freed_memory_is_kept_where_steps_use_it(has_gpu: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[bool] = []
+    process = SimpleNamespace(device=tiny.CPU, process_index=0, num_processes=1)
+    monkeypatch.setattr(runtime, "keep_freed_memory", lambda: kept.append(True))
+    monkeypatch.setattr(runtime, "Accelerator", lambda **_: process)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu)
+    start(ComputeConfig(threads=1))
+    assert kept == ([] if has_gpu else [True])
