@@ -15,7 +15,7 @@ from pathlib import Path
 
 from benchmarks import textbook
 from benchmarks.loading import converted, unpacked
-from benchmarks.sides import Timed, Work, in_turns
+from benchmarks.sides import Setup, Timed, Work, in_turns
 from benchmarks.steps import Case, Textbook
 from dcgan_dist.config import changed
 from dcgan_dist.data.loader import open_loader
@@ -102,7 +102,10 @@ def theirs(which: EpochCase, folder: Path) -> Work:
 def measure(name: str, *, folder: Path, shards: Path, scratch: Path, turns: int) -> Timed:
     """Time a case in ``turns`` turns of one epoch each."""
     which = CASES[name]
-    sides = {"textbook": (theirs, (which, folder)), "ours": (ours, (which, shards, scratch))}
+    sides: dict[str, tuple[Setup, tuple[object, ...]]] = {
+        "textbook": (theirs, (which, folder)),
+        "ours": (ours, (which, shards, scratch)),
+    }
     return in_turns(sides, turns=turns, pieces=which.case.pieces, warm_up=1)
 
 

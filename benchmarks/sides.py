@@ -66,7 +66,7 @@ def in_turns(sides: Mapping[str, tuple[Setup, tuple[Any, ...]]], *, turns: int, 
         seconds: dict[str, list[float]] = {name: [] for name in sides}
         returned = {}
         for turn in range(turns):
-            names = list(sides) if turn % 2 == 0 else list(reversed(sides))
+            names = list(sides) if turn % 2 == 0 else list(sides)[::-1]
             for name in names:
                 _, connection = started[name]
                 connection.send(pieces)

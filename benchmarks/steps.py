@@ -118,10 +118,10 @@ class Textbook:
 
     def step(self, real: Tensor, z: Tensor, noise: Tensor) -> tuple[float, ...]:
         """One step in the recipe's order."""
-        networks = (self.generator, self.discriminator)
+        of_g, of_d = self.optimizers
         if self.config.optim.update == "simultaneous":
-            return textbook.simultaneous_step(*networks, *self.optimizers, real, z, noise)
-        return textbook.alternating_step(*networks, *self.optimizers, real, z)
+            return textbook.simultaneous_step(self.generator, self.discriminator, of_g, of_d, real, z, noise)
+        return textbook.alternating_step(self.generator, self.discriminator, of_g, of_d, real, z)
 
     def train(self, real: Tensor) -> None:
         """One step with random numbers of its own: no more of them than the recipe takes."""
@@ -215,7 +215,7 @@ def flops_of(config: TrainConfig) -> int:
     training = training_of(config)
     with FlopCounterMode(display=False) as counter:
         training.update()
-    return counter.get_total_flops()
+    return int(counter.get_total_flops())
 
 
 @dataclass(frozen=True)
@@ -268,8 +268,13 @@ GEMMS: dict[str, tuple[Setup, tuple[object, ...]]] = {
 def in_steps(name: str, *, turns: int, beside: Mapping[str, tuple[Setup, tuple[object, ...]]]) -> Timed:
     """Time the steps of a case in ``turns`` turns, with more sides ``beside`` them."""
     case = CASES[name]
-    sides = {"textbook": (theirs, (case,)), "float32": (ours, (case, "no")), "bf16": (ours, (case, "bf16"))}
-    return in_turns({**sides, **beside}, turns=turns, pieces=case.pieces)
+    sides: dict[str, tuple[Setup, tuple[object, ...]]] = {
+        "textbook": (theirs, (case,)),
+        "float32": (ours, (case, "no")),
+        "bf16": (ours, (case, "bf16")),
+        **beside,
+    }
+    return in_turns(sides, turns=turns, pieces=case.pieces)
 
 
 def measure(name: str, *, turns: int) -> Result:
