@@ -98,11 +98,10 @@ def by_torch(path: Path) -> Callable[[Tensor], Tensor]:
 READERS = {"safetensors": by_safetensors, "onnx": by_onnxruntime, "export": by_torch}
 
 
-@pytest.mark.parametrize(
-    "model", [model if model == "flowers_arch1" else pytest.param(model, marks=pytest.mark.slow) for model in MODELS]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("model", MODELS)
 def test_every_model_in_every_format_gives_its_images(model: str, tmp_path: Path) -> None:
-    """The fast tests have architecture 2's programs in float64 beside this one; test_trained.py loads every model."""
+    """Of fast tests, the next one has architecture 2's programs, and test_trained.py safetensors of every model."""
     made, network = made_run(tmp_path / "run", RECIPES_BY_MODEL[model])
     directory = made.path / "export" / "step-00000002"
     files = {"README.md", "export.json", "samples.png"}
@@ -121,14 +120,16 @@ def test_every_model_in_every_format_gives_its_images(model: str, tmp_path: Path
 
 def test_programs_are_float32(tmp_path: Path) -> None:
     made, network = made_run(tmp_path / "run", "flowers17-arch2", settings={"dtype": "float64", "ema_decay": 0.5})
-    z = torch.rand(3, 6, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        expected = network(z.double())
     for name in ("onnx", "export"):
         run_export(made.path, "--format", name, "--out", tmp_path / "out")
-        found = READERS[name](tmp_path / "out" / FORMATS[name].file)(z)
-        assert found.dtype == torch.float32
-        torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-5)
+        read = READERS[name](tmp_path / "out" / FORMATS[name].file)
+        for count in (1, 3, 17):
+            z = torch.rand(count, 6, generator=torch.Generator().manual_seed(count))
+            with torch.no_grad():
+                expected, found = network(z.double()), read(z)
+            assert expected.std() > 0.05
+            assert found.dtype == torch.float32
+            torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-5)
 
 
 def test_every_file_says_which_generator_it_is(trained: Path) -> None:
