@@ -21,9 +21,9 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 import dcgan_dist
-from dcgan_dist import checkpoint, export, formats, sample, sampling, train
+from dcgan_dist import checkpoint, export, sample, sampling, train
 from dcgan_dist.config import NetworkConfig
-from dcgan_dist.formats import FORMATS
+from dcgan_dist.exporting.formats import FORMATS, OPSET
 from dcgan_dist.models import MODELS
 from dcgan_dist.run_directory import RunDirectory
 from tests import jobs
@@ -152,7 +152,7 @@ def test_every_file_says_which_generator_it_is(trained: Path) -> None:
 def test_an_onnx_file_is_one_whole_model(trained: Path) -> None:
     model = onnx.load(trained / "export" / "step-00000004" / "generator.onnx", load_external_data=False)
     onnx.checker.check_model(model, full_check=True)
-    assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", formats.OPSET)]
+    assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", OPSET)]
     assert all(tensor.data_location == onnx.TensorProto.DEFAULT for tensor in model.graph.initializer)
     (z,), (images,) = model.graph.input, model.graph.output
     assert [dim.dim_param or dim.dim_value for dim in z.type.tensor_type.shape.dim] == ["batch", 9]

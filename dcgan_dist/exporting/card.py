@@ -9,7 +9,7 @@ from dcgan_dist.collapse.score import ALARM
 from dcgan_dist.config import TrainConfig, leaves
 from dcgan_dist.data.loader import digest_of, training_images
 from dcgan_dist.data.shards import Index, read_index
-from dcgan_dist.formats import FORMATS, TOLERANCE, Written
+from dcgan_dist.exporting.formats import FORMATS, TOLERANCE, Written
 from dcgan_dist.models import MODELS
 from dcgan_dist.pages.gather import Run, gather
 from dcgan_dist.pages.measures import beside, better, group_of, is_beside, is_collapse_score, meaning

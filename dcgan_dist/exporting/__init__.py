@@ -1,4 +1,4 @@
-"""What dcgan-export does, in which order."""
+"""What dcgan-export does, in which order; the formats and the model card have a file each."""
 
 import contextlib
 import dataclasses
@@ -11,11 +11,11 @@ from typing import Any
 import torch
 
 from dcgan_dist import checkpoint, trained
-from dcgan_dist.card import model_card
 from dcgan_dist.checkpoint import Checkpoint
 from dcgan_dist.data.typed_json import from_json
+from dcgan_dist.exporting.card import model_card
+from dcgan_dist.exporting.formats import FORMATS, Written, write_checked
 from dcgan_dist.files import write_whole
-from dcgan_dist.formats import FORMATS, Written, write_checked
 from dcgan_dist.images import grid, write_png
 from dcgan_dist.sampling import sample_pixels
 
