@@ -18,7 +18,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Export the generator of a run or checkpoint; see ``--help``."""
     arguments = _parser().parse_args(argv)
     from dcgan_dist.exporting import export  # torch takes seconds to import, --help should not
-    from dcgan_dist.formats import TOLERANCE, UnequalError
+    from dcgan_dist.exporting.formats import TOLERANCE, UnequalError
 
     try:
         done = export(arguments.run, name=arguments.format, out=arguments.out)

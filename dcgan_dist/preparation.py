@@ -68,7 +68,10 @@ def prepared(config: TrainConfig, runtime: Runtime, held: contextlib.ExitStack) 
     config = changed(config, {"extractor": _chosen_extractor(config, console)})
     config = changed(config, collectives.from_main(partial(_kept_choices, config)))
     gan = collectives.on_all(partial(build_gan, plain(config), runtime))
-    origin = _load_initial_networks(config, gan, console)
+    origin = _origin(config)
+    for sentence in _begin(gan, origin):
+        console.print(sentence)
+    noted = facts_of(origin) if origin else {}
     loader = open_loader(config.images, config.network, seed=config.seed, rows=rows, device=runtime.device)
     total_steps = config.steps(loader.image_count)
     if left := candidates(config):
@@ -77,7 +80,7 @@ def prepared(config: TrainConfig, runtime: Runtime, held: contextlib.ExitStack) 
     if choice:
         console.print(choice)
         gan = collectives.on_all(partial(build_gan, config, runtime))
-        _load_initial_networks(config, gan, Console(quiet=True))
+        _begin(gan, origin)  # the same checkpoint, though its run may have gone on
     judge = None
     if 0 < config.evaluation.eval_every <= total_steps and not config.run.dry_run:
         with progress(runtime) as report:
@@ -102,7 +105,7 @@ def prepared(config: TrainConfig, runtime: Runtime, held: contextlib.ExitStack) 
         collectives.on_all(partial(checkpoint.check_resumable, resumed, config, data_digest=loader.digest))
         collectives.on_all(partial(checkpoint.load, resumed, gan))
         checkpoint.check_loaded(gan)
-        origin = resumed.state.get("origin", {})
+        noted = resumed.state.get("origin", {})
         if resumed.step > total_steps:
             raise ValueError(f"resume: {run.path} has done {resumed.step} steps already, {total_steps} are asked for")
         if not config.compute.threads and resumed.state["world_size"] == runtime.world_size:
@@ -123,26 +126,33 @@ def prepared(config: TrainConfig, runtime: Runtime, held: contextlib.ExitStack) 
         judge=judge,
         run=run,
         resumed=resumed,
-        origin=origin,
+        origin=noted,
         total_steps=total_steps,
     )
 
 
-def _load_initial_networks(config: TrainConfig, gan: Gan, console: Console) -> dict[str, str]:
-    """Put those of ``init_from`` into ``gan``, unless the run has a checkpoint to go on from; what is noted of them.
+def _origin(config: TrainConfig) -> checkpoint.Checkpoint | None:
+    """The checkpoint that the run begins with; None for random weights, or when it has one of its own to go on from.
 
     Raises:
-        ValueError: on every rank; there is no checkpoint, or its networks do not fit.
+        ValueError: on every rank; ``init_from`` has none.
     """
     init_from, run = config.fine_tuning.init_from, RunDirectory(Path(config.run.run_dir))
     begun = config.run.resume and collectives.from_main(partial(checkpoint.exist, run.checkpoints, run.best))
-    if not init_from or begun:
-        return {}
-    origin = collectives.from_main(partial(find_origin, init_from))
-    for sentence in collectives.on_all(partial(load_origin, origin, gan)):
-        console.print(sentence)
+    return collectives.from_main(partial(find_origin, init_from)) if init_from and not begun else None
+
+
+def _begin(gan: Gan, origin: checkpoint.Checkpoint | None) -> list[str]:
+    """Put the networks of ``origin``, where there is one, into ``gan``; a sentence on each setting that is another now.
+
+    Raises:
+        ValueError: on every rank; they do not fit.
+    """
+    if origin is None:
+        return []
+    told = collectives.on_all(partial(load_origin, origin, gan))
     checkpoint.check_loaded(gan)
-    return facts_of(origin)
+    return told
 
 
 def _opened(config: TrainConfig, held: contextlib.ExitStack) -> tuple[RunDirectory, list[str]]:

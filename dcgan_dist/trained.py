@@ -1,10 +1,11 @@
-"""A trained generator, ready to draw: from a run, a checkpoint or a file of dcgan-export. Needs torch and safetensors.
+"""A trained generator, ready to draw: from a run, a checkpoint or a file of dcgan-export.
 
 The file is safetensors: the tensors of the network by their names in torch, and one JSON object under METADATA_KEY
-that says which network they are of.
+that says which network they are of. This imports torch, safetensors and numpy alone.
 """
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from dcgan_dist.distributed.draws import sample_latent
 from dcgan_dist.images import to_pixels
 from dcgan_dist.models import empty_generator
 
-FORMAT = 1
+FORMAT = 2
 """Version of the JSON object."""
 METADATA_KEY = "dcgan_dist"
 _TYPES = {torch.float32: "F32", torch.float64: "F64", torch.int64: "I64"}
@@ -129,8 +130,9 @@ def weights_file(found: Checkpoint) -> str:
 def to_bytes(generator: TrainedGenerator) -> bytes:
     """The contents of a safetensors file that ``load`` reads."""
     tensors = {name: value.cpu().contiguous() for name, value in generator.network.state_dict().items()}
-    facts = {**generator.origin.facts(), "digest": digest(tensors)}
-    data: bytes = save(tensors, metadata={"format": "pt", METADATA_KEY: json.dumps(facts)})
+    facts = generator.origin.facts()
+    text = json.dumps({**facts, "digest": _digest(facts, tensors)})
+    data: bytes = save(tensors, metadata={"format": "pt", METADATA_KEY: text})
     return data
 
 
@@ -138,22 +140,29 @@ def _of_file(path: Path) -> TrainedGenerator:
     """The generator in a safetensors file; shapes and types are compared before any tensor is read."""
     try:
         with safe_open(path, framework="pt") as file:
-            origin, written = _metadata((file.metadata() or {}).get(METADATA_KEY), path)
+            facts, written = _metadata((file.metadata() or {}).get(METADATA_KEY), path)
+            origin = _origin(facts, path)
             parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
             found = {name: (part.get_dtype(), tuple(part.get_shape())) for name, part in parts.items()}
             network = _network(origin.network, found, path)
             tensors = {name: file.get_tensor(name) for name in network.state_dict()}
     except SafetensorError as error:
         raise ValueError(f"{path}: is no safetensors file, or a damaged one: {error}") from None
-    if digest(tensors) != written:
-        raise ValueError(f"{path}: is damaged: its tensors are not those that were written")
+    if _digest(facts, tensors) != written:
+        raise ValueError(f"{path}: is damaged: its contents are not what was written")
     network = network.to_empty(device="cpu")
     network.load_state_dict(tensors)
     return TrainedGenerator(network, origin)
 
 
-def _metadata(text: str | None, path: Path) -> tuple[Origin, Any]:
-    """The origin that a file's metadata tell, and what they say is the digest of its tensors."""
+def _digest(facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    """Sixteen hexadecimal digits that change with any of the facts and with any bit of the tensors' values."""
+    text = json.dumps(facts, sort_keys=True) + digest(tensors)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _metadata(text: str | None, path: Path) -> tuple[dict[str, Any], Any]:
+    """The facts in a file's metadata, and what they say is the digest of the file."""
     if text is None:
         raise ValueError(f"{path}: is no file of dcgan-export: its metadata have no {METADATA_KEY}")
     where = f"{path}: metadata"
@@ -164,12 +173,18 @@ def _metadata(text: str | None, path: Path) -> tuple[Origin, Any]:
     if not isinstance(facts, dict) or facts.get("format") != FORMAT:
         written = facts.get("format") if isinstance(facts, dict) else facts
         raise ValueError(f"{where}: format {written!r:.80}, this version reads {FORMAT}")
+    return facts, facts.pop("digest", None)
+
+
+def _origin(facts: dict[str, Any], path: Path) -> Origin:
+    """The origin that a file's facts tell; a setting of the network that it has not is as its default."""
+    where = f"{path}: metadata"
     settings = facts.get("network")
     known = {field.name for field in dataclasses.fields(NetworkConfig)}
-    if isinstance(settings, dict) and set(settings) != known:
-        raise ValueError(f"{where}: network: has settings of another version: {sorted(set(settings) ^ known)!r:.200}")
+    if isinstance(settings, dict) and (unknown := set(settings) - known):
+        raise ValueError(f"{where}: network: has settings of another version: {sorted(unknown)!r:.200}")
     try:
-        return from_json(Origin, facts, where), facts.get("digest")
+        return from_json(Origin, facts, where)
     except ValueError as error:
         raise ValueError(f"{where}: {str(error).removeprefix(f'{where}: ')}") from None
 

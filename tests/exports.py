@@ -32,8 +32,12 @@ def made_run(
     steps: int = 2,
     rows: list[dict[str, Any]] | None = None,
     settings: Mapping[str, Any] | None = None,
+    origin: Mapping[str, str] | None = None,
 ) -> tuple[RunDirectory, nn.Module]:
-    """A run of ``steps`` steps with a checkpoint at its end, and the generator it is sampled by."""
+    """A run of ``steps`` steps with a checkpoint at its end, and the generator it is sampled by.
+
+    ``origin`` is what is noted of the checkpoint that the run began with.
+    """
     config = tiny.narrow(recipe, **{"dtype": "float32", **(settings or {})})
     training = tiny.training(config, tiny.runtime())
     for _ in range(steps):
@@ -45,7 +49,7 @@ def made_run(
     run.metrics.write_text("".join(json.dumps(row) + "\n" for row in rows or []), encoding="utf-8")
     saver = checkpoint.Saver()
     state = {"best": None, "world_size": 1, "threads": 1, "data_digest": "digest of the images", "metrics_bytes": 0}
-    saver.save(run.checkpoints, training.gan, step=steps, state=state, keep=9)
+    saver.save(run.checkpoints, training.gan, step=steps, state=state | {"origin": dict(origin or {})}, keep=9)
     saver.wait()
     return run, training.gan.sampled.eval()
 

@@ -18,11 +18,13 @@ import pytest
 import torch
 from PIL import Image
 from safetensors import safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 import dcgan_dist
-from dcgan_dist import checkpoint, export, formats, sample, train
-from dcgan_dist.formats import FORMATS
+from dcgan_dist import checkpoint, export, sample, sampling, train
+from dcgan_dist.config import NetworkConfig
+from dcgan_dist.exporting.formats import FORMATS, OPSET
+from dcgan_dist.models import MODELS
 from dcgan_dist.run_directory import RunDirectory
 from tests import jobs
 from tests.exports import RECIPES_BY_MODEL, made_run
@@ -45,6 +47,17 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
 def run(made: RunDirectory, tmp_path: Path) -> Path:
     """A run at step 2, of one's own."""
     return Path(shutil.copytree(made.path, tmp_path / "run"))
+
+
+@pytest.fixture(scope="module")
+def trained(flower_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of four steps of 8 images on 48 flowers, measured at its end, exported in all formats."""
+    path = tmp_path_factory.mktemp("card") / "run"
+    measured = {"eval_every": 4, "extractor": "pixels", "eval_count": 24}
+    train.main(jobs.flags(flower_shards, path, max_steps=4, latent_dim=9, prior="uniform", **measured))
+    for name in FORMATS:
+        run_export(path, "--format", name)
+    return path
 
 
 def run_export(*arguments: str | Path) -> None:
@@ -85,41 +98,44 @@ def by_torch(path: Path) -> Callable[[Tensor], Tensor]:
 READERS = {"safetensors": by_safetensors, "onnx": by_onnxruntime, "export": by_torch}
 
 
-@pytest.mark.parametrize("name", READERS)
-@pytest.mark.parametrize("recipe", RECIPES_BY_MODEL.values(), ids=RECIPES_BY_MODEL)
-def test_every_model_in_every_format_gives_its_images(recipe: str, name: str, tmp_path: Path) -> None:
-    made, network = made_run(tmp_path / "run", recipe)
-    run_export(made.path, "--format", name)
-    file = made.path / "export" / "step-00000002" / FORMATS[name].file
-    assert sorted(path.name for path in file.parent.iterdir()) == sorted(
-        ["README.md", "export.json", "samples.png", file.name]
-    )
-    read = READERS[name](file)
-    for count in (1, 3, 17):
-        z = torch.randn(count, 6, generator=torch.Generator().manual_seed(count))
-        with torch.no_grad():
-            expected, found = network(z), read(z)
-        assert expected.std() > 0.05
-        torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+@pytest.mark.slow
+@pytest.mark.parametrize("model", MODELS)
+def test_every_model_in_every_format_gives_its_images(model: str, tmp_path: Path) -> None:
+    """Of fast tests, the next one has architecture 2's programs, and test_trained.py safetensors of every model."""
+    made, network = made_run(tmp_path / "run", RECIPES_BY_MODEL[model])
+    directory = made.path / "export" / "step-00000002"
+    files = {"README.md", "export.json", "samples.png"}
+    for name, reader in READERS.items():
+        run_export(made.path, "--format", name)
+        files |= {FORMATS[name].file}
+        assert {path.name for path in directory.iterdir()} == files
+        read = reader(directory / FORMATS[name].file)
+        for count in (1, 3, 17):
+            z = torch.randn(count, 6, generator=torch.Generator().manual_seed(count))
+            with torch.no_grad():
+                expected, found = network(z), read(z)
+            assert expected.std() > 0.05
+            torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["onnx", "export"])
-def test_programs_are_float32(name: str, tmp_path: Path) -> None:
+def test_programs_are_float32(tmp_path: Path) -> None:
     made, network = made_run(tmp_path / "run", "flowers17-arch2", settings={"dtype": "float64", "ema_decay": 0.5})
-    run_export(made.path, "--format", name, "--out", tmp_path / "out")
-    z = torch.rand(3, 6, generator=torch.Generator().manual_seed(0))
-    found = READERS[name](tmp_path / "out" / FORMATS[name].file)(z)
-    assert found.dtype == torch.float32
-    with torch.no_grad():
-        torch.testing.assert_close(found.double(), network(z.double()), rtol=0, atol=1e-5)
+    for name in ("onnx", "export"):
+        run_export(made.path, "--format", name, "--out", tmp_path / "out")
+        read = READERS[name](tmp_path / "out" / FORMATS[name].file)
+        for count in (1, 3, 17):
+            z = torch.rand(count, 6, generator=torch.Generator().manual_seed(count))
+            with torch.no_grad():
+                expected, found = network(z.double()), read(z)
+            assert expected.std() > 0.05
+            assert found.dtype == torch.float32
+            torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-5)
 
 
-def test_every_file_says_which_generator_it_is(run: Path) -> None:
-    for name in FORMATS:
-        run_export(run, "--format", name)
-    directory = run / "export" / "step-00000002"
-    expected = json.loads(json.dumps(dcgan_dist.load(run).origin.facts()))
-    assert (expected["recipe"], expected["step"]) == ("flowers17-arch1", 2)
+def test_every_file_says_which_generator_it_is(trained: Path) -> None:
+    directory = trained / "export" / "step-00000004"
+    expected = json.loads(json.dumps(dcgan_dist.load(trained).origin.facts()))
+    assert (expected["recipe"], expected["step"], expected["weights"]) == ("flowers17-arch1", 4, "average")
     assert expected["network"]["value_range"] == [-0.5, 0.5]
 
     with safe_open(directory / "generator.safetensors", framework="pt") as file:
@@ -133,23 +149,22 @@ def test_every_file_says_which_generator_it_is(run: Path) -> None:
         assert json.loads(archive.read(member)) == expected
 
 
-def test_an_onnx_file_is_one_whole_model(run: Path) -> None:
-    run_export(run, "--format", "onnx")
-    model = onnx.load(run / "export" / "step-00000002" / "generator.onnx", load_external_data=False)
+def test_an_onnx_file_is_one_whole_model(trained: Path) -> None:
+    model = onnx.load(trained / "export" / "step-00000004" / "generator.onnx", load_external_data=False)
     onnx.checker.check_model(model, full_check=True)
-    assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", formats.OPSET)]
+    assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", OPSET)]
     assert all(tensor.data_location == onnx.TensorProto.DEFAULT for tensor in model.graph.initializer)
     (z,), (images,) = model.graph.input, model.graph.output
-    assert [dim.dim_param or dim.dim_value for dim in z.type.tensor_type.shape.dim] == ["batch", 6]
+    assert [dim.dim_param or dim.dim_value for dim in z.type.tensor_type.shape.dim] == ["batch", 9]
     assert [dim.dim_param or dim.dim_value for dim in images.type.tensor_type.shape.dim] == ["batch", 3, 32, 32]
     assert images.doc_string == "float32 images (batch, C, H, W): -0.5 is black, 0.5 white"
 
 
-@pytest.mark.parametrize("name", FORMATS)
-def test_a_file_tells_nothing_of_the_machine(name: str, run: Path) -> None:
-    run_export(run, "--format", name)
-    for path, data in contents(run / "export").items():
-        for place in (REPOSITORY, Path(torch.__file__).parent, run):
+def test_files_tell_nothing_of_the_machine(trained: Path, flower_shards: Path) -> None:
+    found = contents(trained / "export" / "step-00000004")
+    assert {Path(path).name for path in found} > {kind.file for kind in FORMATS.values()}
+    for path, data in found.items():
+        for place in (REPOSITORY, Path(torch.__file__).parent, trained, flower_shards):
             assert str(place).encode() not in data, path
 
 
@@ -222,6 +237,15 @@ def test_json_is_alone_and_is_kept(run: Path, capsys: pytest.CaptureFixture[str]
     assert found["weights_sha256"] == state["sha256"]["generator.safetensors"]
 
 
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Format export without its program, which takes seconds to make."""
+    kind = FORMATS["safetensors"]
+    quick = dataclasses.replace(FORMATS["export"], write=kind.write, read=kind.read)
+    monkeypatch.setitem(FORMATS, "export", quick)
+
+
+@pytest.mark.usefixtures("quick")
 def test_formats_gather_in_one_directory(run: Path) -> None:
     for name in ("export", "safetensors", "export"):
         run_export(run, "--format", name)
@@ -231,6 +255,7 @@ def test_formats_gather_in_one_directory(run: Path) -> None:
     assert [FORMATS[name].file in card for name in FORMATS] == [True, False, True]
 
 
+@pytest.mark.usefixtures("quick")
 def test_a_file_that_was_removed_is_forgotten(run: Path) -> None:
     run_export(run, "--format", "export")
     directory = run / "export" / "step-00000002"
@@ -256,10 +281,20 @@ def test_a_directory_of_something_else_is_left_alone(
         assert f"{out / 'export.json'}: cannot be read" in refused(run, "--out", out, capsys=capsys)
 
 
-def test_an_empty_directory_is_fine(run: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("left", [[], [".generator.onnx.tmp"]], ids=["empty", "after a kill"])
+def test_an_empty_directory_is_fine(left: list[str], run: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
+    for name in left:
+        (tmp_path / "out" / name).write_bytes(b"half a")
     run_export(run / "checkpoints" / "step-00000002", "--out", tmp_path / "out")
     assert (tmp_path / "out" / "generator.safetensors").exists()
+
+
+@pytest.mark.parametrize("place", [".", "checkpoints", "checkpoints/step-00000002"])
+def test_a_run_is_found_from_inside(place: str, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(run / place)
+    run_export(".")
+    assert (run / "export" / "step-00000002" / "README.md").exists()
 
 
 def test_a_directory_that_cannot_be_written(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -296,17 +331,6 @@ def test_onnx_without_its_extra(
 
 
 # The model card
-
-
-@pytest.fixture(scope="module")
-def trained(flower_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of four steps of 8 images on 48 flowers, measured at its end, exported in all formats."""
-    path = tmp_path_factory.mktemp("card") / "run"
-    measured = {"eval_every": 4, "extractor": "pixels", "eval_count": 24}
-    train.main(jobs.flags(flower_shards, path, max_steps=4, latent_dim=9, prior="uniform", **measured))
-    for name in FORMATS:
-        run_export(path, "--format", name)
-    return path
 
 
 def card(run: Path) -> str:
@@ -375,6 +399,19 @@ def test_a_card_says_when_the_data_are_not_at_hand(run: Path) -> None:
     assert "passes over the data" not in text
 
 
+def test_a_card_says_what_the_run_began_with(tmp_path: Path) -> None:
+    origin = {"init_from_checkpoint": "/home/her/flowers102/checkpoints/step-00020000"}
+    origin |= {"init_from_generator_sha256": "ab" * 32, "init_from_discriminator_sha256": "cd" * 32}
+    settings = {"init_from": "/home/her/flowers102", "train_only_g": 2}
+    made, _ = made_run(tmp_path / "run", "flowers17-arch1", settings=settings, origin=origin)
+    run_export(made.path)
+    text = card(made.path)
+    place = "`flowers102/checkpoints/step-00020000`"
+    assert f"| begun with | the networks of {place}, whose generator.safetensors has sha256 {'ab' * 32} |" in text
+    assert "| trained blocks | of the generator the last 2, of the discriminator all |" in text
+    assert "/home/her" not in text
+
+
 @pytest.mark.parametrize("name", FORMATS)
 def test_the_code_of_a_card_runs(name: str, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(trained / "export" / "step-00000004")
@@ -390,6 +427,7 @@ def test_the_code_of_a_card_runs(name: str, trained: Path, monkeypatch: pytest.M
     np.testing.assert_allclose(pixels, np.clip((images + 0.5) * 255, 0, 255), rtol=0, atol=0.5001)
 
 
+@pytest.mark.slow
 def test_programs_do_not_need_us(trained: Path) -> None:
     blocks = [FORMATS[name].usage(dcgan_dist.load(trained).config) for name in ("onnx", "export")]
     script = "import sys\nsys.modules['dcgan_dist'] = None\n" + "\n".join(blocks)
@@ -404,3 +442,21 @@ def test_samples_are_those_of_dcgan_sample(trained: Path, tmp_path: Path) -> Non
         sample.main([str(place), "--out", str(tmp_path / "grid.png")])
         with Image.open(tmp_path / "grid.png") as drawn, Image.open(directory / "samples.png") as kept:
             assert drawn.tobytes() == kept.tobytes()
+
+
+def test_samples_are_drawn_in_the_memory_layout_of_dcgan_sample(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another one gives other last bits, and here and there another pixel."""
+    strides, chunk_of = [], sampling.chunk_of
+
+    def noting_chunk_of(generator: nn.Module, z: Tensor, *, network: NetworkConfig) -> Tensor:
+        strides.append([parameter.stride() for parameter in generator.parameters()])
+        return chunk_of(generator, z, network=network)
+
+    monkeypatch.setattr(sampling, "chunk_of", noting_chunk_of)
+    run_export(run)
+    sample.main([str(run), "--out", str(tmp_path / "grid.png")])
+    exported, drawn = strides[0], strides[-1]
+    assert len(strides) == 2 * 64 / sampling.CHUNK
+    assert exported == drawn

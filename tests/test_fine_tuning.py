@@ -11,7 +11,7 @@ import yaml
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from dcgan_dist import checkpoint, train
+from dcgan_dist import checkpoint, preparation, train
 from dcgan_dist.config import TrainConfig, changed
 from dcgan_dist.files import sha256_of
 from dcgan_dist.fine_tuning import find_origin, load_origin
@@ -288,6 +288,27 @@ def test_a_resumed_run_is_the_uninterrupted_one_and_needs_no_source(
     names = [name for name in whole if name.startswith("init_from")]
     assert len(names) == 4
     assert [parts[name] for name in names] == [whole[name] for name in names]
+
+
+def test_a_run_begins_with_the_checkpoint_that_it_names(
+    source: Path, flower_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The earlier run gets a newer one while precision auto is timed, after which the networks are loaded anew."""
+    run_dir, checkpoints = tmp_path / "run", shutil.copytree(source, tmp_path / "source") / "checkpoints"
+
+    def chosen(config: TrainConfig, *_: object) -> tuple[TrainConfig, str]:
+        shutil.copytree(checkpoints / "step-00000002", checkpoints / "step-00000005")
+        return changed(config, {"precision": "no"}), "precision no was chosen"
+
+    monkeypatch.setattr(preparation, "chosen", chosen)
+    settings = {"init_from": tmp_path / "source", "precision": "auto", "on_divergence": "rollback", "max_steps": 1}
+    train.main(flags(flower_shards, run_dir, **settings))
+    assert (checkpoints / "step-00000005").exists()
+    named = checkpoints / "step-00000004"
+    assert json.loads((run_dir / "environment.json").read_text())["init_from_checkpoint"] == str(named)
+    for name in ("generator", "discriminator", "ema"):
+        begun_with = load_file(run_dir / "checkpoints" / "step-00000000" / f"{name}.safetensors")
+        assert equal(begun_with, load_file(named / f"{name}.safetensors"))
 
 
 def test_a_new_run_that_may_be_resumed_begins_with_the_networks(

@@ -1,6 +1,7 @@
 """A trained generator from a run, a checkpoint or an exported file."""
 
 import dataclasses
+import hashlib
 import json
 import shutil
 import subprocess
@@ -100,12 +101,12 @@ def test_it_says_what_it_is(file: Path) -> None:
     assert not any(parameter.requires_grad for parameter in generator.parameters())
 
 
-def test_noise_and_pixels_are_those_of_dcgan_sample(made: tuple[Path, nn.Module], file: Path) -> None:
+def test_noise_and_pixels_are_those_of_dcgan_sample(file: Path) -> None:
     generator = dcgan_dist.load(file)
     z = generator.noise(20, seed=7)
     assert torch.equal(z[:16], sample_latent(7, range(16), latent_dim=6, prior="normal"))
     pixels = generator.to_pixels(generator(z[:16])).permute(0, 2, 3, 1).numpy()
-    assert (pixels == sample_pixels(made[1], range(16), seed=7, network=generator.config)).all()
+    assert (pixels == sample_pixels(generator, range(16), seed=7, network=generator.config)).all()
 
 
 def test_pixels_are_clamped(file: Path) -> None:
@@ -118,11 +119,17 @@ def test_pixels_are_clamped(file: Path) -> None:
 
 
 def rewritten(file: Path, *, tensors: dict[str, Tensor] | None = None, **facts: Any) -> None:
-    """``file`` with other facts, or tensors, and a digest that fits them."""
+    """``file`` with other facts, or tensors, and a digest that fits them unless ``facts`` have one."""
     generator = trained.load(file)
     found = {**generator.network.state_dict(), **(tensors or {})}
-    facts = {**generator.origin.facts(), "digest": digest(found), **facts}
-    save_file(found, file, {METADATA_KEY: json.dumps(facts)})
+    signed(file, found, {**generator.origin.facts(), **facts})
+
+
+def signed(file: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+    """A file of these tensors and facts, with a digest of both."""
+    text = json.dumps(facts, sort_keys=True) + digest(tensors)
+    facts = {"digest": hashlib.sha256(text.encode()).hexdigest()[:16], **facts}
+    save_file(tensors, file, {METADATA_KEY: json.dumps(facts)})
 
 
 def without(config: Any, *names: str, **more: Any) -> dict[str, Any]:
@@ -136,13 +143,12 @@ NETWORK |= {"base_channels": 4, "latent_dim": 6, "generator_slope": 0.2, "value_
 @pytest.mark.parametrize(
     ("facts", "said"),
     [
-        ({"format": 2}, "metadata: format 2, this version reads 1"),
+        ({"format": 1}, "metadata: format 1, this version reads 2"),
         ({"step": "two"}, "metadata: step: must be of type int, got 'two'"),
         ({"step": -1}, "metadata: step: must be zero or more, got -1"),
         ({"weights": "best"}, "metadata: weights: must be one of average, last, got 'best'"),
-        ({"digest": "0123456789abcdef"}, "is damaged: its tensors are not those that were written"),
+        ({"digest": "0123456789abcdef"}, "is damaged: its contents are not what was written"),
         ({"network": []}, "metadata: network: must be of type dict"),
-        ({"network": without(NETWORK, "prior")}, "network: has settings of another version: ['prior']"),
         ({"network": {**NETWORK, "attention": 1}}, "network: has settings of another version: ['attention']"),
         ({"network": {**NETWORK, "model": "vgg"}}, "model must be one of dcgan64"),
         ({"network": {**NETWORK, "base_channels": 10**9}}, "base_channels 1000000000 and latent_dim 6 are too large"),
@@ -182,9 +188,17 @@ def test_tensors_of_another_network(name: str, tensor: Tensor, said: str, file: 
 def test_a_file_that_lacks_a_tensor(file: Path) -> None:
     tensors = load_file(file)
     del tensors["head.bias"]
-    facts = {**trained.load(file).origin.facts(), "digest": digest(tensors)}
-    save_file(tensors, file, {METADATA_KEY: json.dumps(facts)})
+    signed(file, tensors, trained.load(file).origin.facts())
     refused(file, "'head.bias': must be F32 (3,) in this network, is absent")
+
+
+def test_a_setting_that_a_file_lacks_is_as_its_default(file: Path) -> None:
+    """As one does that an earlier version wrote."""
+    expected = trained.load(file).network.state_dict()
+    rewritten(file, network=without(NETWORK, "prior", "upsampling"))
+    found = trained.load(file)
+    assert (found.prior, found.config.upsampling) == ("normal", "nearest")
+    assert all(torch.equal(value, expected[name]) for name, value in found.network.state_dict().items())
 
 
 @pytest.mark.parametrize("metadata", [None, {"format": "pt"}, {METADATA_KEY: "{"}, {METADATA_KEY: "[" * 10**5}])
@@ -200,8 +214,11 @@ def test_damaged_files(file: Path) -> None:
     for data in (whole[:-1], whole[:50], b"", b"PK\3\4" + whole, b"\xff" * 100):
         file.write_bytes(data)
         refused(file, "is no safetensors file, or a damaged one")
-    file.write_bytes(flipped)
-    refused(file, "is damaged: its tensors are not those that were written")
+    settings = whole.replace(b'\\"generator_slope\\": 0.2', b'\\"generator_slope\\": 0.3')
+    for data in (bytes(flipped), settings):
+        assert data != whole
+        file.write_bytes(data)
+        refused(file, "is damaged: its contents are not what was written")
 
 
 def refused(file: Path, said: str) -> None:

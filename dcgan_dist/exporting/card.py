@@ -9,7 +9,7 @@ from dcgan_dist.collapse.score import ALARM
 from dcgan_dist.config import TrainConfig, leaves
 from dcgan_dist.data.loader import digest_of, training_images
 from dcgan_dist.data.shards import Index, read_index
-from dcgan_dist.formats import FORMATS, TOLERANCE, Written
+from dcgan_dist.exporting.formats import FORMATS, TOLERANCE, Written
 from dcgan_dist.models import MODELS
 from dcgan_dist.pages.gather import Run, gather
 from dcgan_dist.pages.measures import beside, better, group_of, is_beside, is_collapse_score, meaning
@@ -92,11 +92,29 @@ def _training_rows(found: Checkpoint, config: TrainConfig, *, run: Run, index: I
     versions = [f"{name} {run.environment[name]}" for name in ("dcgan_dist", "torch") if name in run.environment]
     mixed = f", {compute.precision} mixed precision" if compute.precision != "no" else ""
     return [
+        *_beginning_rows(found, config),
         ("length", f"{found.step:,} steps of {batch_size} images: {seen:,} images{passes}"),
         ("recipe", f"`{config.recipe}`: {_settings(config)}"),
         ("seed", str(config.seed)),
         ("computed", f"{counted(world_size, 'process')} on {_device(run)}, {compute.dtype}{mixed}"),
         ("versions", ", ".join(versions) or "not recorded"),
+    ]
+
+
+def _beginning_rows(found: Checkpoint, config: TrainConfig) -> list[tuple[str, str]]:
+    """Of a run that began with another run's networks: whose, and which blocks of them it trained."""
+    origin = found.state.get("origin")
+    if not origin:
+        return []
+    place = "/".join(Path(origin["init_from_checkpoint"]).parts[-3:])  # without where it was on that machine
+    of_g, of_d = (
+        f"the last {count}" if count else "all"
+        for count in (config.fine_tuning.train_only_g, config.fine_tuning.train_only_d)
+    )
+    sha256 = origin["init_from_generator_sha256"]
+    return [
+        ("begun with", f"the networks of `{place}`, whose generator.safetensors has sha256 {sha256}"),
+        ("trained blocks", f"of the generator {of_g}, of the discriminator {of_d}"),
     ]
 
 

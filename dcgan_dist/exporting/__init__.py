@@ -1,18 +1,21 @@
-"""What dcgan-export does, in which order."""
+"""What dcgan-export does, in which order; the formats and the model card have a file each."""
 
 import contextlib
 import dataclasses
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from dcgan_dist import checkpoint, trained
-from dcgan_dist.card import model_card
 from dcgan_dist.checkpoint import Checkpoint
 from dcgan_dist.data.typed_json import from_json
+from dcgan_dist.exporting.card import model_card
+from dcgan_dist.exporting.formats import FORMATS, Written, write_checked
 from dcgan_dist.files import write_whole
-from dcgan_dist.formats import FORMATS, Written, write_checked
 from dcgan_dist.images import grid, write_png
 from dcgan_dist.sampling import sample_pixels
 
@@ -59,7 +62,7 @@ def export(path: Path, *, name: str, out: Path | None) -> Exported:
         OSError: Something cannot be written; names the file.
     """
     found = checkpoint.find(path)
-    run = found.path.parent.parent
+    run = Path(os.path.normpath(found.path / "../.."))  # the path may be ".", which has no parents
     if not (run / "config.yaml").exists():
         raise ValueError(f"{found.path}: is in no run directory, whose files the model card is made from")
     generator = trained.of_checkpoint(found)
@@ -79,6 +82,7 @@ def export(path: Path, *, name: str, out: Path | None) -> Exported:
     record = _Record(_weights_sha256(found), before | {name: written})
     facts = generator.origin.facts() | dataclasses.asdict(record)
     write_whole(directory / RECORD, (json.dumps(facts, indent=1) + "\n").encode())
+    generator.to(memory_format=torch.channels_last)  # as dcgan-sample draws: the same bytes
     samples = sample_pixels(generator, range(SAMPLE_COUNT), seed=0, network=generator.config)
     write_png(directory / SAMPLES, grid(samples))
     text = model_card(found, generator, run=run, files=record.files, samples=SAMPLES)
@@ -93,7 +97,7 @@ def _recorded(directory: Path, found: Checkpoint) -> dict[str, Written]:
         ValueError: It holds something else.
     """
     path = directory / RECORD
-    if not directory.exists() or (directory.is_dir() and not any(directory.iterdir())):
+    if not directory.exists() or (directory.is_dir() and _is_empty(directory)):
         return {}
     if not path.is_file():
         raise ValueError(f"out {directory}: exists and is no directory of dcgan-export: name another with --out")
@@ -105,6 +109,11 @@ def _recorded(directory: Path, found: Checkpoint) -> dict[str, Written]:
         raise ValueError(f"out {directory}: has files of another generator: remove it or name another with --out")
     there = [name for name, kind in FORMATS.items() if (directory / kind.file).exists()]
     return {name: file for name, file in record.files.items() if name in there}
+
+
+def _is_empty(directory: Path) -> bool:
+    """Whether it has nothing but what a kill left of files that were being written."""
+    return all(path.name.startswith(".") and path.suffix == ".tmp" for path in directory.iterdir())
 
 
 def _weights_sha256(found: Checkpoint) -> str:
