@@ -231,14 +231,12 @@ def _scores(summary: Summary, setting: Setting) -> dict[str, tuple[np.ndarray, n
 
 
 def samples(summary: Summary, path: Path) -> None:
-    """The first rows of the last sample grids: a line for each setting, a block for each seed; reals at the end."""
+    """The first rows of the last sample grids: a line for each setting, a block for each seed. No reals: the data are others'."""
     lines: list[tuple[str, list[Image.Image]]] = []
     for setting in summary.settings:
         runs = [trial.run for trial in summary.trials_of(setting) if trial.run]
         if blocks := [_first_rows(run.grids[-1][1]) for run in runs if run.grids]:
             lines.append((_name(setting), blocks))
-    reals = next(trial.run.directory.reals for trial in summary.trials if trial.run and trial.is_counted)
-    lines.append(("the data", [_first_rows(reals)]))
     width = max(sum(block.width + GAP for block in blocks) for _, blocks in lines)
     sheet = Image.new("RGB", (width, sum(max(b.height for b in blocks) + CAPTION for _, blocks in lines)), "white")
     top = 0
