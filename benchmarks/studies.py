@@ -231,7 +231,7 @@ def _scores(summary: Summary, setting: Setting) -> dict[str, tuple[np.ndarray, n
 
 
 def samples(summary: Summary, path: Path) -> None:
-    """The first rows of the last sample grids: a line for each setting, a block for each seed. No reals: the data are others'."""
+    """The first rows of the last sample grids: a line for each setting, a block for each seed; no reals."""
     lines: list[tuple[str, list[Image.Image]]] = []
     for setting in summary.settings:
         runs = [trial.run for trial in summary.trials_of(setting) if trial.run]
