@@ -3,7 +3,8 @@
 The same global batch; where that many processes cannot share it evenly, the most that can, and cores may be left over.
 What several processes lose is what they tell each other, and that each computes small batches on few threads; what they
 win is that no thread waits for another inside an operation. *Behind the pass* is the share of the time in which
-gradients travelled, that the same rank's backward pass was still computing.
+gradients travelled, that the same rank's backward pass was still computing; *a small call* is a sum of 64 numbers over
+ranks that do nothing else.
 """
 
 import argparse
@@ -22,7 +23,7 @@ from torch import Tensor
 from benchmarks.steps import config_of, images_of
 from dcgan_dist import gan, trial
 from dcgan_dist.config import changed
-from dcgan_dist.distributed.collectives import note_reduced, reduce_bucket
+from dcgan_dist.distributed.collectives import all_reduce, note_reduced, reduce_bucket
 from dcgan_dist.distributed.runtime import start
 from dcgan_dist.machine import cores
 
@@ -31,8 +32,8 @@ STEPS = {"flowers17-arch1": 60, "mnist-pooled": 30}
 FEW_STEPS = 6
 HEADER = [
     "| recipe | 1 process, ms | processes | together, ms | efficiency (least to most) | calls a step | KiB a step | "
-    "reductions, ms | behind the pass |",
-    "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    "reductions, ms | behind the pass | a small call, ms |",
+    "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
 ]
 
 
@@ -45,7 +46,7 @@ def row(recipe: str, *, turns: int) -> str:
     """Of the table, in Markdown: both take turns."""
     several = most_processes(config_of(recipe).images.batch_size, cores=cores())
     seconds: dict[int, list[float]] = {1: [], several: []}
-    travelled, hidden = list[float](), list[float]()
+    travelled, hidden, small = list[float](), list[float](), list[float]()
     for turn in range(turns):
         for processes in sorted(seconds, reverse=bool(turn % 2)):
             found = _timed(recipe, processes)
@@ -54,12 +55,14 @@ def row(recipe: str, *, turns: int) -> str:
                 calls, size = found["calls"], found["bytes"]
                 travelled.append(found["travelled"])
                 hidden.append(found["hidden"])
+                small.append(found["small"])
     alone, together = seconds.values()
     shares = [a / b for a, b in zip(alone, together, strict=True)]
     return (
         f"| `{recipe}` | {statistics.median(alone) * 1e3:.0f} | {several} | {statistics.median(together) * 1e3:.0f} | "
         f"{statistics.median(shares):.0%} ({min(shares):.0%} to {max(shares):.0%}) | {calls} | {size / 1024:,.0f} | "
-        f"{statistics.median(travelled) * 1e3:.1f} | {sum(hidden) / sum(travelled):.0%} |"
+        f"{statistics.median(travelled) * 1e3:.1f} | {sum(hidden) / sum(travelled):.0%} | "
+        f"{statistics.median(small) * 1e3:.2f} |"
     )
 
 
@@ -116,6 +119,16 @@ def behind(buckets: Sequence[Sequence[float]]) -> tuple[float, float]:
     return travelled, hidden
 
 
+def seconds_of_a_small_call(times: int = 100) -> float:
+    """Of a sum of 64 numbers over all ranks."""
+    numbers = torch.zeros(64)
+    all_reduce(numbers)
+    begin = time.perf_counter()
+    for _ in range(times):
+        all_reduce(numbers)
+    return (time.perf_counter() - begin) / times
+
+
 def work(recipe: str) -> None:
     """The part that runs in each process: some steps, and a line of JSON from the main one."""
     config = changed(config_of(recipe), {"threads": 0})
@@ -123,10 +136,15 @@ def work(recipe: str) -> None:
     watch, steps = Reductions(), STEPS.get(recipe, FEW_STEPS)
     with mock.patch.object(gan, "reduce_bucket", watch.reduce), mock.patch.object(gan, "note_reduced", watch.end_pass):
         found = trial.outcome(config, runtime, images=images_of(config), steps=steps)
+    small = seconds_of_a_small_call()
     if runtime.is_main:
         passes = watch.passes[2:]  # the first two settle the buckets
         told = {"seconds": found.step_seconds, "calls": found.step_calls, "bytes": found.step_bytes}
-        told |= {"travelled": sum(a for a, _ in passes) / steps, "hidden": sum(b for _, b in passes) / steps}
+        told |= {
+            "small": small,
+            "travelled": sum(a for a, _ in passes) / steps,
+            "hidden": sum(b for _, b in passes) / steps,
+        }
         print(json.dumps(told))
     runtime.end()
 
