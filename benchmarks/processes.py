@@ -84,7 +84,11 @@ class Reductions:
         """For each backward pass the seconds in which any bucket travelled, and those before the last one left."""
         self._buckets: list[list[float]] = []
 
-    def reduce(self, group: dist.ProcessGroup, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+    def reduce(
+        self,
+        group: dist.ProcessGroup,
+        bucket: dist.GradBucket,  # type: ignore[name-defined]
+    ) -> torch.futures.Future[Tensor]:
         """In place of ``reduce_bucket``."""
         times = [time.perf_counter()]
         self._buckets.append(times)

@@ -140,11 +140,13 @@ def _title(setting: Setting, summary: Summary) -> str:
 
 
 def _name(setting: Setting) -> str:
-    """A setting for people; those of ``set`` as they are written."""
+    """A setting for people; those of ``set`` as they are written, recipes by their names."""
     told = []
     for name, value in setting.values.items():
         if name == "set":
             told += [str(value)] if value else []
+        elif name == "config":
+            told.append(Path(str(value)).stem)
         else:
             told.append(f"{name} {value}")
     return ", ".join(told) or "as the recipe"
