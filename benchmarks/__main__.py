@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import epochs, parts, processes, steps
+from benchmarks import changes, epochs, parts, processes, steps
 from dcgan_dist.files import write_whole
 from dcgan_dist.machine import cores, cpu_model
 
@@ -52,7 +52,7 @@ def quick() -> int:
 
 
 def whole(archive: Path, scratch: Path, *, turns: int) -> None:
-    """Measure everything and write it down."""
+    """Measure everything and write it down, part by part."""
     ratios: dict[str, float] = {}
     lines = ["# Speed", "", f"Measured by `make bench` on {machine()}. Medians; the spread is in brackets."]
     lines += ["", "## One step beside the textbook's", "", *steps.HEADER]
@@ -61,15 +61,20 @@ def whole(archive: Path, scratch: Path, *, turns: int) -> None:
         ratios |= {f"{case} {side}": round(found.ratio(side), 3) for side in ("float32", "bf16")}
         lines += found.rows()
         print("\n".join(found.rows()), flush=True)
-    lines += [""] + [f"- {case}: {steps.agreement(steps.CASES[case])}." for case in steps.CASES]
-    if archive.exists():
-        lines += ["", "## Epochs of Flowers-17", "", *_told(epochs.main, [str(archive), "--scratch", str(scratch)])]
-    else:
-        print(f"{archive} is not here: no epochs", file=sys.stderr)
-    lines += ["", "## Where the time of a step goes", *_told(parts.main, [])]
-    lines += ["", "## Several processes on the same cores", "", *_told(processes.main, [])]
     write_whole(RECORD, (json.dumps({"machine": machine(), "ratios": ratios}, indent=1) + "\n").encode())
-    write_whole(PAGE, ("\n".join(lines) + "\n").encode())
+    lines += [""] + [f"- {case}: {steps.agreement(steps.CASES[case])}." for case in steps.CASES]
+    parts_of_page: dict[str, Callable[[], list[str]]] = {
+        "What each change brings": lambda: _told(changes.main, []),
+        "Epochs of Flowers-17": lambda: _told(epochs.main, [str(archive), "--scratch", str(scratch)]),
+        "Where the time of a step goes": lambda: _told(parts.main, []),
+        "Several processes on the same cores": lambda: _told(processes.main, []),
+    }
+    if not archive.exists():
+        print(f"{archive} is not here: no epochs", file=sys.stderr)
+        del parts_of_page["Epochs of Flowers-17"]
+    for title, measure in parts_of_page.items():
+        lines += ["", f"## {title}", "", *measure()]
+        write_whole(PAGE, ("\n".join(lines) + "\n").encode())
     print(f"written: {PAGE}")
 
 

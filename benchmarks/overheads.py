@@ -6,12 +6,16 @@ One run of a recipe in this process; its steps come in blocks that take turns: n
 and a console, each logged to W&B offline as well. Two numbers: how much longer the logged block took than that round's
 block without rows (all that rows do, to the step after them and on other cores too; noisy), and the share of the block
 that passed in writing rows. Medians over the rounds and their quarters. No samples, checkpoints and evaluations.
+Before that, how long the trainer takes from the command to the row of its first step: imports, decoding, networks,
+pictures of the data, the first grid of samples, the step.
 """
 
 import argparse
 import io
 import os
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -31,6 +35,13 @@ from dcgan_dist.wandb_sink import WandbSink
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 ENDLESS = 10**9
+LAUNCHERS = {
+    "python": (sys.executable,),
+    "accelerate launch": (
+        *(sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "1", "--num_machines", "1"),
+        *("--mixed_precision", "no", "--dynamo_backend", "no"),
+    ),
+}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -48,9 +59,29 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"{arguments.recipe}, {arguments.rounds} rounds of {arguments.steps} steps each, load averages {load()}")
     settings = {"data": arguments.shards, "loader": "resident", "log_every": 1, "threads": arguments.threads}
     config = changed(TrainConfig(), read_yaml(CONFIGS / f"{arguments.recipe}.yaml") | settings)
+    for launcher, command in LAUNCHERS.items():
+        seconds = [
+            first_step([*command, "-m", "dcgan_dist.train"], arguments.recipe, arguments.shards) for _ in range(3)
+        ]
+        print(f"start to the first step, {launcher}: {', '.join(f'{each:.1f} s' for each in sorted(seconds))}")
     with tempfile.TemporaryDirectory(prefix="dcgan-overheads-") as directory:
         compare(config, Path(directory), rounds=arguments.rounds, steps=arguments.steps)
     print(f"load averages at the end {load()}")
+
+
+def first_step(command: Sequence[str], recipe: str, shards: str) -> float:
+    """Seconds from the trainer's start to the row of its first step."""
+    flags = {"config": CONFIGS / f"{recipe}.yaml", "data": shards, "loader": "resident", "tracker": "none"}
+    flags |= {"log_every": 1, "max_steps": 2}
+    with tempfile.TemporaryDirectory(prefix="dcgan-overheads-") as directory:
+        words = [*command, *(f"--{name}={value}" for name, value in flags.items()), f"--run_dir={directory}/run"]
+        begin = time.perf_counter()
+        with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as trainer:
+            assert trainer.stdout is not None
+            for line in trainer.stdout:
+                if line.startswith("step 1/"):
+                    seconds = time.perf_counter() - begin
+    return seconds
 
 
 def compare(config: TrainConfig, directory: Path, *, rounds: int, steps: int) -> None:

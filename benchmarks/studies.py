@@ -2,12 +2,11 @@
 
 For each sweep of configs/sweeps that has finished runs in RUNS, or for those named: Markdown on standard output, and
 a plot and a picture of samples in docs/studies/images. With --budget, what the studies cost instead: runs, steps, and
-hours by the pace of the runs that are done.
+hours of one run after the other by the quickest of the runs that are done, as the machine may have had other work.
 """
 
 import argparse
 import math
-import statistics
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -87,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def budget(names: Sequence[str], runs: Path) -> str:
-    """Markdown: steps x seconds x runs of each study, as far as runs of its recipes and batches have been timed."""
+    """Markdown: steps x seconds x runs of each study, as far as runs of its recipes and batches are done."""
     paces: dict[tuple[str, int], list[float]] = {}
     for path in runs.glob("*/*/config.yaml"):
         settings, found = read_yaml(path), progress_of(path.parent, {})
@@ -99,7 +98,7 @@ def budget(names: Sequence[str], runs: Path) -> str:
         configs = [config_of(sweep.point(index)) for index in range(sweep.count)]
         steps = [config.max_steps for config in configs]
         pace = [paces.get((config.recipe, config.images.batch_size)) for config in configs]
-        seconds = [statistics.median(each) if each else None for each in pace]
+        seconds = [min(each) if each else None for each in pace]
         known = [(n, each) for n, each in zip(steps, seconds, strict=True) if n and each]
         hours = f"{sum(n * each for n, each in known) / 3600:.1f}" if len(known) == len(configs) else "not timed"
         range_of = sorted(each for _, each in known)
@@ -141,11 +140,13 @@ def _title(setting: Setting, summary: Summary) -> str:
 
 
 def _name(setting: Setting) -> str:
-    """A setting for people; those of ``set`` as they are written."""
+    """A setting for people; those of ``set`` as they are written, recipes by their names."""
     told = []
     for name, value in setting.values.items():
         if name == "set":
             told += [str(value)] if value else []
+        elif name == "config":
+            told.append(Path(str(value)).stem)
         else:
             told.append(f"{name} {value}")
     return ", ".join(told) or "as the recipe"

@@ -1,9 +1,11 @@
 """A run in Weights & Biases: online with a key, offline without; trouble with it never stops, ends or fails training.
 
-What logs returns at once, whatever the server does. What asks the server (artifacts) has a thread of its own.
+What logs returns at once, whatever the server does: all of it goes to W&B in order, from one thread, because a call
+takes some tenths of a millisecond, most of it waiting. What asks the server (artifacts) has threads of its own.
 """
 
 import os
+import queue
 import sys
 import threading
 import time
@@ -24,7 +26,7 @@ START_SECONDS = 20
 FINISH_SECONDS = 20
 """What has not been uploaded by then stays on disk, for wandb sync."""
 REFERENCE_SECONDS = 10
-"""How long the end of a run waits for the server to take artifacts, before that."""
+"""How long the end of a run waits for what is still to be logged and for the server to take artifacts, before that."""
 LONGEST_NAME = 128
 """Characters that the server takes for a run's or a group's name."""
 LONGEST_JOB_TYPE = 64
@@ -57,7 +59,10 @@ class WandbSink:
         self._told = False
         self._stopped = False
         self._threads: list[threading.Thread] = []
+        self._calls: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
+        """In the order in which W&B is to get them; None is the end."""
         self._run, mode = self._begun(config, project=project, run_dir=run_dir, run_id=run_id)
+        self._start(self._log_all)
         self.description = mode
         """For people: where the run can be seen."""
         if mode in ("online", "offline"):
@@ -103,33 +108,33 @@ class WandbSink:
             return begin("disabled"), "disabled"
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        self._try(lambda: self._run.log({"step": step, **values}))
+        self._calls.put(lambda: self._run.log({"step": step, **values}))
 
     def picture(self, step: int, name: str, *, path: Path) -> None:
         import wandb
 
         kind = wandb.Video if path.suffix == ".gif" else wandb.Image
-        self._try(lambda: self._run.log({"step": step, name: kind(str(path))}))
+        self._calls.put(lambda: self._run.log({"step": step, name: kind(str(path))}))
 
     def histogram(self, step: int, name: str, *, counts: Sequence[int], edges: Sequence[float]) -> None:
         import wandb
 
-        self._try(
+        self._calls.put(
             lambda: self._run.log({"step": step, name: wandb.Histogram(np_histogram=(list(counts), list(edges)))})
         )
 
     def summary(self, values: Mapping[str, float]) -> None:
         """Numbers of the whole run."""
-        self._try(lambda: self._run.summary.update(dict(values)))
+        self._calls.put(lambda: self._run.summary.update(dict(values)))
 
     def alert(self, title: str, text: str, *, level: AlertLevel) -> None:
         """Send an alert; people get a mail or a message if they want."""
-        self._try(lambda: self._run.alert(title, text, level=level))
+        self._calls.put(lambda: self._run.alert(title, text, level=level))
 
     def stopped(self, reason: str) -> None:
         """The run ends before its last step, to go on later: W&B calls it preempted, and a sweep hands it out again."""
         self._stopped = True
-        self._try(self._run.mark_preempting)
+        self._calls.put(self._run.mark_preempting)
         self.alert("stopped", reason, level="INFO")
 
     def reference(self, name: str, kind: str, *, uris: Sequence[str], metadata: Mapping[str, Any]) -> None:
@@ -149,11 +154,10 @@ class WandbSink:
                 artifact.add_reference(uri, checksum=uri.startswith("file:"))
             self._run.log_artifact(artifact)
 
-        thread = threading.Thread(target=partial(self._try, log), name="dcgan_dist.wandb", daemon=True)
-        thread.start()
-        self._threads.append(thread)
+        self._start(partial(self._try, log))
 
     def close(self, *, failed: bool) -> None:
+        self._calls.put(None)
         deadline = time.monotonic() + REFERENCE_SECONDS
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
@@ -163,6 +167,16 @@ class WandbSink:
             _warn(f"not all was uploaded in {FINISH_SECONDS} s; later: wandb sync {self._directory}")
         except Exception as error:
             self._tell(error)
+
+    def _start(self, work: Callable[[], object]) -> None:
+        thread = threading.Thread(target=work, name="dcgan_dist.wandb", daemon=True)
+        thread.start()
+        self._threads.append(thread)
+
+    def _log_all(self) -> None:
+        """The thread of all that is logged."""
+        while (call := self._calls.get()) is not None:
+            self._try(call)
 
     def _try(self, call: Callable[[], object]) -> None:
         """Call; the first error is told, and none is raised."""

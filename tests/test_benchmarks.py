@@ -37,3 +37,16 @@ def test_without_a_record_there_is_nothing_to_compare(
 @pytest.mark.parametrize(("batch_size", "cores", "expected"), [(16, 2, 2), (16, 12, 8), (64, 24, 16), (64, 200, 64)])
 def test_as_many_processes_as_can_share_the_batch(batch_size: int, cores: int, expected: int) -> None:
     assert processes.most_processes(batch_size, cores=cores) == expected
+
+
+@pytest.mark.parametrize(
+    ("buckets", "travelled", "hidden"),
+    [
+        ([(1.0, 3.0)], 2.0, 0.0),  # one alone leaves when the pass has nothing left to compute
+        ([(1.0, 2.0), (5.0, 6.0)], 2.0, 1.0),
+        ([(1.0, 4.0), (3.0, 6.0)], 5.0, 2.0),  # together from 1 to 6, the last left at 3
+        ([(1.0, 9.0), (2.0, 3.0), (4.0, 5.0)], 8.0, 3.0),
+    ],
+)
+def test_reductions_behind_the_pass(buckets: list[tuple[float, float]], travelled: float, hidden: float) -> None:
+    assert processes.behind(buckets) == (travelled, hidden)

@@ -7,6 +7,7 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -185,6 +186,37 @@ sink = wandb_sink.WandbSink({}, project="p", run_dir=pathlib.Path(sys.argv[1]), 
 sink.scalars(1, {"loss/d": 0.5})
 print(sink.description)
 """
+
+
+def test_nothing_waits_for_wandb_which_gets_all_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class SlowRun:
+        def __init__(self) -> None:
+            self.answers = threading.Event()
+            self.told: list[Any] = []
+
+        def log(self, values: dict[str, float]) -> None:
+            self.answers.wait(60)
+            if values["step"] == 2:
+                raise ConnectionError("no")
+            self.told.append(values)
+
+        def alert(self, title: str, text: str, level: str) -> None:
+            self.told.append(title)
+
+        def finish(self, exit_code: int) -> None:
+            self.told.append(exit_code)
+
+    slow = SlowRun()
+    monkeypatch.setattr(WandbSink, "_begun", lambda *_, **__: (slow, "disabled"))
+    sink = WandbSink({}, project="p", run_dir=tmp_path, run_id="r")
+    sink.scalars(1, ROW)
+    sink.scalars(2, ROW)  # what fails keeps nothing back
+    sink.alert("late", "text", level="WARN")
+    sink.scalars(3, ROW)
+    assert slow.told == []
+    slow.answers.set()
+    sink.close(failed=False)
+    assert slow.told == [{"step": 1, **ROW}, "late", {"step": 3, **ROW}, 0]
 
 
 @pytest.mark.parametrize("mode", [None, "online"])
