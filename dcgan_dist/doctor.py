@@ -10,17 +10,17 @@ from dcgan_dist.terminal import fail, first_process_alone_speaks, no_traceback
 
 DESCRIPTION = """Is this machine or cluster fit to train on, and do N processes give the run of one?
 
-Start it as you would start a run. It looks at every process and machine, times the network between them, and makes
-the first steps of a run twice, in float64: on one process, and on all.
+Start it as you would start a run. It looks at every process and machine, times the network
+between them, and makes the first steps of a run twice, in float64: on one process, and on all.
 """
 
 EXAMPLES = """examples:
   dcgan-doctor                                                      one process on this machine
   torchrun --standalone --nproc_per_node 4 -m dcgan_dist.doctor     four processes on this machine
   accelerate launch -m dcgan_dist.doctor                            what your accelerate config says
-  dcgan-doctor --config configs/flowers17-arch2.yaml --json         that recipe at its full width, as JSON
+  dcgan-doctor --config configs/flowers17-arch2.yaml --json         that recipe, at its full width
 
-exit codes: 0 fit; 1 not fit; 2 a mistake in the arguments (some launchers turn it into 1); 130 stopped by Ctrl-C
+exit codes: 0 fit; 1 not fit; 2 a mistake in what was asked for; 130 stopped by Ctrl-C
 """
 
 OWN_RECIPE = {

@@ -14,7 +14,7 @@ coverage (docs/metrics.md). Variety: is there mode collapse, are there copies of
 """
 
 EXAMPLES = """examples:
-  dcgan-eval runs/flowers17-arch1-001                the newest checkpoint, against the run's own data
+  dcgan-eval runs/flowers17-arch1-001              the newest checkpoint, against the run's own data
   dcgan-eval runs/flowers17-arch1-001 --count 10000 --json
   dcgan-eval runs/flowers17-arch1-001/checkpoints/step-00005000 --data shards/flowers17-32
   dcgan-eval runs/flowers17-arch1-001 --extractor inception --download

@@ -9,9 +9,13 @@ from dcgan_dist.terminal import EXIT_CODES, command, end
 
 PROGRAM = "dcgan-export"
 
+DESCRIPTION = """Write a trained generator, its average where there is one, to a file that others can use; read it
+back and compare its images with the PyTorch generator's; write a model card (README.md) beside it.
+"""
+
 EXAMPLES = """examples:
-  dcgan-export runs/flowers17-arch1-001                      generator.safetensors, for dcgan_dist.load
-  dcgan-export runs/flowers17-arch1-001 --format onnx        generator.onnx beside it: pip install 'dcgan_dist[onnx]'
+  dcgan-export runs/flowers17-arch1-001                   generator.safetensors, for dcgan_dist.load
+  dcgan-export runs/flowers17-arch1-001 --format onnx     generator.onnx beside it
   dcgan-export runs/flowers17-arch1-001/best --format export --out flowers
 """
 
@@ -44,8 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=PROGRAM,
-        description="Write a trained generator, its average where there is one, to a file that others can use; read it "
-        "back and compare its images with the PyTorch generator's; write a model card (README.md) beside it.",
+        description=DESCRIPTION,
         epilog=f"{EXAMPLES}\n{EXIT_CODES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

@@ -9,6 +9,10 @@ from dcgan_dist.terminal import EXIT_CODES, command
 
 PROGRAM = "dcgan-report"
 
+DESCRIPTION = """Write one HTML page about one run or several side by side: samples, curves, numbers,
+settings. It opens from disk, loads nothing and is smaller than 10 MB.
+"""
+
 EXAMPLES = """examples:
   dcgan-report runs/flowers17-arch1-001                    to report.html in that directory
   dcgan-report runs/flowers17-* --out flowers.html         several runs side by side
@@ -20,8 +24,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Write a page about one run or several; see ``--help``."""
     parser = argparse.ArgumentParser(
         prog=PROGRAM,
-        description="Write one HTML page about one run or several side by side: samples, curves, numbers, settings. "
-        "It opens from disk, loads nothing and is smaller than 10 MB.",
+        description=DESCRIPTION,
         epilog=f"{EXAMPLES}\n{EXIT_CODES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

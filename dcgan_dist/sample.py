@@ -9,12 +9,12 @@ from dcgan_dist.terminal import EXIT_CODES, command
 PROGRAM = "dcgan-sample"
 
 EXAMPLES = """examples:
-  dcgan-sample runs/flowers17-arch1-001                           64 images of seed 0 to samples.png
+  dcgan-sample runs/flowers17-arch1-001                      64 images of seed 0 to samples.png
   dcgan-sample runs/flowers17-arch1-001 --seed 7 --count 100 --out grid.png
   dcgan-sample runs/flowers17-arch1-001/checkpoints/step-00005000 --out earlier.png
-  dcgan-sample runs/flowers17-arch1-001 --interpolate 8           8 rows, each from one z to another
-  dcgan-sample runs/flowers17-arch1-001 --interpolate 64 --out ways.webp     the same, moving: .webp, .gif or .mp4
-  dcgan-sample runs/flowers17-arch1-001 --progress --out run.mp4  the run's sample grids, one after the other
+  dcgan-sample runs/flowers17-arch1-001 --interpolate 8      8 rows, each from one z to another
+  dcgan-sample runs/flowers17-arch1-001 --interpolate 64 --out ways.webp          the same, moving
+  dcgan-sample runs/flowers17-arch1-001 --progress --out run.mp4            its sample grids, moving
 """
 
 COUNT = 64

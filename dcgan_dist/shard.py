@@ -118,6 +118,7 @@ def _parser() -> argparse.ArgumentParser:
     for name, source in SOURCES.items():
         command = add(name, source.help, source.example, f"{source.example} --part 1/8")
         _add_source(command, source)
+        command.usage = f"{PROGRAM} {name} {'FILE... ' * bool(source.inputs)}--out DIR [OPTION...]"
         command.set_defaults(run=functools.partial(_convert, name))
     text = "check what the parts of a conversion with --part wrote, and write the index"
     command = add("finish", text, EXAMPLE, f"{EXAMPLE} --skip-bad")

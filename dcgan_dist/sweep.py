@@ -22,8 +22,8 @@ from dcgan_dist.sweeps.screen import Screen
 from dcgan_dist.terminal import EXIT_CODES, TRAINING_EXIT_CODES, command
 
 PROGRAM = "dcgan-sweep"
-DESCRIPTION = """The points of a sweep file in W&B's schema: train those that are left on this machine, or see how far
-they are. launchers/submit-sweep trains them on a cluster. docs/sweeps.md says more."""
+DESCRIPTION = """The points of a sweep file in W&B's schema: train those that are left on this machine, or see
+how far they are. launchers/submit-sweep trains them on a cluster. docs/sweeps.md says more."""
 EXAMPLE = "configs/sweeps/batch_size.yaml"
 MOST_USED = ("list", "run", "status", "report")
 PIPE_COLUMNS = 200
@@ -89,8 +89,8 @@ def _parser() -> argparse.ArgumentParser:
     command = add("args", text, "0", "0 --labels", "0 -- --max_steps 2000")
     command.usage = f"{PROGRAM} args FILE I [--labels] [--runs DIR] [-- FLAG...]"
     command.description = (
-        f"{command.description}\nFLAG: of dcgan_dist.train, for all points; they are not printed, but a point's state\n"
-        "obeys them."
+        f"{command.description}\nFLAG: of dcgan_dist.train, for all points; they are not printed, but a "
+        "point's state\nobeys them."
     )
     command.add_argument("index", type=int, metavar="I", help="its number, from 0")
     command.add_argument(

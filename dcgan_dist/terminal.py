@@ -9,8 +9,8 @@ from typing import IO, NoReturn
 
 EXIT_CODES = "exit codes: 0 done; 1 failed; 2 a mistake in what was asked for; 130 stopped by Ctrl-C"
 """The last line of most commands' help."""
-TRAINING_EXIT_CODES = """exit codes: 0 done, or stopped by Ctrl-C or a signal and saved; 1 failed; 2 a mistake in what was
-asked for; 130 stopped by Ctrl-C before there was anything to save"""
+TRAINING_EXIT_CODES = """exit codes: 0 done, or stopped by Ctrl-C or a signal and saved; 1 failed; 2 a mistake
+in what was asked for; 130 stopped by Ctrl-C before there was anything to save"""
 """Of the commands that train."""
 INTERRUPTED = 130
 """128 and the number of SIGINT, as shells count."""
