@@ -7,7 +7,6 @@ import functools
 import json
 import signal
 import sys
-import textwrap
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
@@ -30,7 +29,7 @@ from dcgan_dist.data.subset import names_in
 from dcgan_dist.data.transforms import MAX_PIXELS, Crop, Format, Resize, Target
 from dcgan_dist.images import grid, write_png
 from dcgan_dist.machine import cores
-from dcgan_dist.terminal import EXIT_CODES, INTERRUPTED, can_draw, in_words, no_traceback
+from dcgan_dist.terminal import INTERRUPTED, can_draw, ending, in_words, no_traceback
 from dcgan_dist.words import counted
 
 PROGRAM = "dcgan-shard"
@@ -38,7 +37,6 @@ PLAIN_LINE_SECONDS = 10
 SHEET_PER_CLASS = 8
 SHEET_CLASSES = 24
 SHEET_NAME = "contact-sheet.png"
-HELP_COLUMNS = 98
 EXAMPLE = "shards/flowers17-32"
 SHOWN_SOURCES = ("flowers17", "folder", "synthetic")
 SHOWN_CLASSES = 200
@@ -99,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         PROGRAM,
         description="Convert an original data set to WebDataset shards with an index, or look at such shards.",
-        epilog=_examples(*(f"{name} {SOURCES[name].example}" for name in SHOWN_SOURCES)),
+        epilog=ending(PROGRAM, *(f"{name} {SOURCES[name].example}" for name in SHOWN_SOURCES)),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -110,7 +108,7 @@ def _parser() -> argparse.ArgumentParser:
             name,
             help=text,
             description=f"{text[0].upper()}{text[1:]}.",
-            epilog=_examples(*(f"{name} {example}" for example in examples)),
+            epilog=ending(PROGRAM, *(f"{name} {example}" for example in examples)),
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
@@ -143,13 +141,6 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--quiet", action="store_true", help="print nothing but damage")
     command.set_defaults(run=_verify)
     return parser
-
-
-def _examples(*lines: str) -> str:
-    """The end of a command's help; a line that is too long for a screen goes on after a backslash."""
-    wrap = functools.partial(textwrap.wrap, width=HELP_COLUMNS, break_long_words=False, break_on_hyphens=False)
-    shown = (" \\\n".join(wrap(f"{PROGRAM} {line}", initial_indent="  ", subsequent_indent="      ")) for line in lines)
-    return "\n".join(["examples:", *shown, "", EXIT_CODES])
 
 
 def _add_source(command: argparse.ArgumentParser, source: Source) -> None:

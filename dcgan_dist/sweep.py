@@ -1,11 +1,10 @@
 """Command dcgan-sweep: trains the points of a sweep file here, says how far they are, and helps the launchers."""
 
 import argparse
-import functools
 import json
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from datetime import timedelta
 from pathlib import Path
@@ -19,7 +18,7 @@ from dcgan_dist.sweeps.plan import Plan, visible_gpus
 from dcgan_dist.sweeps.points import STATES, Progress, checked_sweep, eta_seconds, own_settings, progress_of
 from dcgan_dist.sweeps.run import SweepRun
 from dcgan_dist.sweeps.screen import Screen
-from dcgan_dist.terminal import EXIT_CODES, TRAINING_EXIT_CODES, command
+from dcgan_dist.terminal import EXIT_CODES, TRAINING_EXIT_CODES, command, ending
 
 PROGRAM = "dcgan-sweep"
 DESCRIPTION = """The points of a sweep file in W&B's schema: train those that are left on this machine, or see
@@ -44,14 +43,25 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _with_examples(argparse.ArgumentParser, PROGRAM, DESCRIPTION, *(f"{each} {EXAMPLE}" for each in MOST_USED))
+    parser = argparse.ArgumentParser(
+        PROGRAM,
+        description=DESCRIPTION,
+        epilog=ending(PROGRAM, *(f"{name} {EXAMPLE}" for name in MOST_USED)),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
-    def add(name: str, text: str, *options: str) -> argparse.ArgumentParser:
+    def add(name: str, text: str, *options: str, exit_codes: str = EXIT_CODES) -> argparse.ArgumentParser:
         """A subcommand; each of ``options`` makes an example of it."""
-        examples = [f"{name} {EXAMPLE} {option}".rstrip() for option in options]
-        make = functools.partial(commands.add_parser, help=text)
-        command = _with_examples(make, name, f"{text[0].upper()}{text[1:]}.", *examples)
+        command = commands.add_parser(
+            name,
+            help=text,
+            description=f"{text[0].upper()}{text[1:]}.",
+            epilog=ending(PROGRAM, *(f"{name} {EXAMPLE} {each}" for each in options), exit_codes=exit_codes),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
         command.add_argument("file", type=Path, metavar="FILE", help=f"the sweep, as {EXAMPLE}")
         return command
 
@@ -61,8 +71,7 @@ def _parser() -> argparse.ArgumentParser:
         )
 
     text = "train the points that are left on this machine; a second run of the same file helps"
-    command = add("run", text, "", "--jobs 2", "-- --data shards/mine --max_steps 2000")
-    command.epilog = str(command.epilog).replace(EXIT_CODES, TRAINING_EXIT_CODES)
+    command = add("run", text, "", "--jobs 2", "-- --data shards/mine --max_steps 2000", exit_codes=TRAINING_EXIT_CODES)
     command.usage = f"{PROGRAM} run FILE [--jobs N] [--processes N] [--runs DIR] [--quiet] [-- FLAG...]"
     command.description = f"{command.description}\nFLAG: of dcgan_dist.train, for all points."
     command.add_argument(
@@ -117,20 +126,6 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--wandb", action="store_true", help="log table and page to W&B too, offline without a key")
     command.set_defaults(run=_report)
     return parser
-
-
-def _with_examples(
-    make: Callable[..., argparse.ArgumentParser], name: str, text: str, *lines: str
-) -> argparse.ArgumentParser:
-    """A parser whose help ends with examples and exit codes."""
-    examples = "".join(f"  {PROGRAM} {line}\n" for line in lines)
-    return make(
-        name,
-        description=text,
-        epilog=f"examples:\n{examples}\n{EXIT_CODES}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
 
 
 def _positive(text: str) -> int:

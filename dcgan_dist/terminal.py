@@ -1,9 +1,11 @@
 """Manners of a command: how it ends, what it says and to whom, where it may draw. Standard library only."""
 
 import contextlib
+import functools
 import io
 import os
 import sys
+import textwrap
 from collections.abc import Iterator
 from typing import IO, NoReturn
 
@@ -12,6 +14,8 @@ EXIT_CODES = "exit codes: 0 done; 1 failed; 2 a mistake in what was asked for; 1
 TRAINING_EXIT_CODES = """exit codes: 0 done, or stopped by Ctrl-C or a signal and saved; 1 failed; 2 a mistake
 in what was asked for; 130 stopped by Ctrl-C before there was anything to save"""
 """Of the commands that train."""
+SCREEN_COLUMNS = 98
+"""Of an example, without its backslash."""
 INTERRUPTED = 130
 """128 and the number of SIGINT, as shells count."""
 
@@ -59,6 +63,13 @@ def end(program: str, message: str, *, code: int) -> NoReturn:
 def in_words(error: OSError) -> str:
     """The file and what is wrong with it, or whatever the error says."""
     return f"{error.filename}: {error.strerror or error}" if error.filename else str(error)
+
+
+def ending(program: str, *lines: str, exit_codes: str = EXIT_CODES) -> str:
+    """The end of a help page: examples, of which long ones go on after a backslash, and exit codes."""
+    wrap = functools.partial(textwrap.wrap, width=SCREEN_COLUMNS, break_long_words=False, break_on_hyphens=False)
+    shown = (wrap(f"{program} {line}", initial_indent="  ", subsequent_indent="      ") for line in lines)
+    return "\n".join(["examples:", *map(" \\\n".join, shown), "", exit_codes])
 
 
 def fail(message: str, *, code: int = 2) -> NoReturn:
