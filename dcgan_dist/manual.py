@@ -45,8 +45,8 @@ topics of --help, each with the names, meanings and defaults of its settings:
 examples:
   accelerate launch -m dcgan_dist.train --config configs/synthetic-arch1.yaml \\
       --data shards/synthetic-32
-  torchrun --standalone --nproc_per_node 2 -m dcgan_dist.train --config configs/synthetic-arch1.yaml \\
-      --data shards/synthetic-32 --batch_size 32 --no_flip
+  torchrun --standalone --nproc_per_node 2 -m dcgan_dist.train \\
+      --config configs/synthetic-arch1.yaml --data shards/synthetic-32 --batch_size 32 --no_flip
   {program} --run_dir runs/flowers17-arch1-001 --resume
   {program} --config configs/flowers17-arch1.yaml --help optim
 
@@ -94,7 +94,7 @@ def _first_sentence(section: Any) -> str:
 
 def _add_section(parser: argparse.ArgumentParser, title: str, section: Any) -> None:
     """A heading with its settings."""
-    group = parser.add_argument_group(f"{title}: {' '.join(section.__doc__.split()).rstrip('.')}")
+    group = parser.add_argument_group(title, " ".join(section.__doc__.split()))
     kinds, docs = typing.get_type_hints(type(section)), _field_docs()
     for item in fields(section):
         value, kind = getattr(section, item.name), kinds[item.name]

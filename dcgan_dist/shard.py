@@ -7,6 +7,7 @@ import functools
 import json
 import signal
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
@@ -29,7 +30,7 @@ from dcgan_dist.data.subset import names_in
 from dcgan_dist.data.transforms import MAX_PIXELS, Crop, Format, Resize, Target
 from dcgan_dist.images import grid, write_png
 from dcgan_dist.machine import cores
-from dcgan_dist.terminal import INTERRUPTED, can_draw, ending, in_words, no_traceback
+from dcgan_dist.terminal import INTERRUPTED, SCREEN_COLUMNS, can_draw, ending, in_words, no_traceback
 from dcgan_dist.words import counted
 
 PROGRAM = "dcgan-shard"
@@ -107,7 +108,7 @@ def _parser() -> argparse.ArgumentParser:
         return commands.add_parser(
             name,
             help=text,
-            description=f"{text[0].upper()}{text[1:]}.",
+            description=textwrap.fill(f"{text[0].upper()}{text[1:]}.", SCREEN_COLUMNS),
             epilog=ending(PROGRAM, *(f"{name} {example}" for example in examples)),
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,

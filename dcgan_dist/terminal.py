@@ -15,7 +15,7 @@ TRAINING_EXIT_CODES = """exit codes: 0 done, or stopped by Ctrl-C or a signal an
 in what was asked for; 130 stopped by Ctrl-C before there was anything to save"""
 """Of the commands that train."""
 SCREEN_COLUMNS = 98
-"""Of an example, without its backslash."""
+"""Of a line of help, without the backslash of an example."""
 INTERRUPTED = 130
 """128 and the number of SIGINT, as shells count."""
 
