@@ -27,7 +27,7 @@ def no_traceback() -> Iterator[None]:
         try:
             yield
         finally:
-            sys.stdout.flush()  # here, because at the interpreter's end nobody can catch what it raises
+            print(end="", flush=True)  # here: what it raises at the interpreter's end nobody can catch
     except BrokenPipeError:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         for stream in (sys.stdout, sys.stderr):  # either may hold a rest that nobody will read
