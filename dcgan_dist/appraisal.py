@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from dcgan_dist import checkpoint
 from dcgan_dist.checkpoint import Checkpoint
-from dcgan_dist.cli import fail, tell
 from dcgan_dist.collapse.score import ALARM
 from dcgan_dist.config import ComputeConfig, EvaluationConfig, TrainConfig, changed
 from dcgan_dist.distributed import collectives
@@ -28,6 +27,7 @@ from dcgan_dist.models import build_networks
 from dcgan_dist.progress import progress
 from dcgan_dist.real_features import RealImages, open_real_images
 from dcgan_dist.scoring import read_files, score
+from dcgan_dist.terminal import fail, in_words, tell
 from dcgan_dist.trained import of_checkpoint, weights_file
 from dcgan_dist.words import counted
 
@@ -65,7 +65,7 @@ def appraise(task: Task) -> None:
     except ValueError as error:
         fail(str(error))
     except OSError as error:  # the same on all ranks
-        fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), code=1)
+        fail(in_words(error), code=1)
     except PeerError as error:
         if error.is_teller:
             tell(str(error))
@@ -89,7 +89,7 @@ def _evaluated(task: Task, runtime: Runtime) -> dict[str, Any]:
     if settings.extractor == "auto":
         settings = replace(settings, extractor=default_extractor())
         told = [UNMEASURED] if settings.extractor == "none" else []
-    with progress(runtime) as report:
+    with progress(runtime, quiet=False) as report:
         judge = Judge(replace(config, evaluation=settings), device=runtime.device, report=report)
         judgement = judge.judge(generator, report=report)
         if task.nearest is not None:

@@ -1,76 +1,36 @@
 """From a YAML file and flags to one checked config, and back. The only module that knows tyro."""
 
-import contextlib
 import difflib
-import io
 import json
-import os
 import sys
 import types
 import typing
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
 import tyro
 import yaml
 
 from dcgan_dist.config import LENGTHS, RunConfig, TrainConfig, changed, leaves
-
-PROGRAM = "python -m dcgan_dist.train"
+from dcgan_dist.manual import PROGRAM, page
+from dcgan_dist.terminal import fail, first_process_alone_speaks, is_first_process, takes_colours
 
 QUICK_START = """Which recipe on which data? For example, with no download:
 
     dcgan-shard synthetic --out shards/synthetic-32 --size 32 --count 4000
     accelerate launch -m dcgan_dist.train --config configs/synthetic-arch1.yaml --data shards/synthetic-32
 
-configs/ has the recipes; --help has every setting.
+configs/ has the recipes; --help has the most used settings and more examples.
 """
-
-DESCRIPTION = """Train one DCGAN. Defaults, then the YAML of --config, then flags. Start it with
-
-    accelerate launch -m dcgan_dist.train --config configs/RECIPE.yaml --data SHARDS
-
-or, for n processes on one machine, with
-
-    torchrun --standalone --nproc_per_node n -m dcgan_dist.train --config configs/RECIPE.yaml --data SHARDS
-
---set "smooth_fake=0 smooth_real=1" is --smooth_fake=0 --smooth_real=1: several settings as one parameter of a sweep.
-"""
-
-
-def fail(message: str, *, code: int = 2) -> NoReturn:
-    """End the process with one message for the whole job, not one for each process; exit code 2: the user's mistake."""
-    if is_first_process():
-        tell(message)
-    raise SystemExit(code)
-
-
-def tell(message: str) -> None:
-    """Print one error message for people."""
-    print(f"error: {message}", file=sys.stderr, flush=True)
-
-
-def is_first_process() -> bool:
-    """Whether this is process 0 of its job, from what launchers and srun export; before any process group exists."""
-    if os.environ.get("DCGAN_EXPECT_WORLD_SIZE") == "1":
-        return True  # a run of its own, whoever started it beside others
-    return os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"
-
-
-@contextlib.contextmanager
-def first_process_alone_speaks() -> Iterator[None]:
-    """Silence on the other processes of a job, so that help and mistakes in arguments are printed once."""
-    with contextlib.ExitStack() as silence:
-        if not is_first_process():
-            silence.enter_context(contextlib.redirect_stdout(io.StringIO()))
-            silence.enter_context(contextlib.redirect_stderr(io.StringIO()))
-        yield
 
 
 def parse(argv: Sequence[str] | None = None) -> TrainConfig:
-    """The config of ``argv``: defaults, then the YAML of ``--config``, then flags. Errors are told once and exit 2."""
+    """The config of ``argv``: defaults, then the YAML of ``--config``, then flags. Errors are told once and exit 2.
+
+    ``--help`` is printed, with the values of ``--config`` for defaults, and exits 0.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments:
         if is_first_process():
@@ -87,15 +47,21 @@ def parse(argv: Sequence[str] | None = None) -> TrainConfig:
                 base = changed(base, values)
             except ValueError as error:
                 raise ValueError(f"config {path}: {error}") from None
+        if (topic := _help_topic(arguments)) is not None:
+            text = page(base, topic)
+            if is_first_process():
+                print(text, end="")
+            raise SystemExit(0)
     except ValueError as error:
         fail(str(error))
+    # tyro itself colours what goes to standard error by what standard output is, and knows no NO_COLOR
+    tyro._experimental_options["ansi_codes"] = takes_colours(sys.stderr)
     with first_process_alone_speaks():
         return tyro.cli(
             TrainConfig,
             args=arguments,
             default=base,
             prog=PROGRAM,
-            description=DESCRIPTION,
             config=(tyro.conf.OmitArgPrefixes,),
             use_underscores=True,
             console_outputs=is_first_process(),
@@ -313,6 +279,16 @@ def _config_file(arguments: Sequence[str]) -> str | None:
             raise ValueError(f"resume: there is no {own}; give --config to start a run there")
         return str(own)
     return path
+
+
+def _help_topic(arguments: Sequence[str]) -> str | None:
+    """What --help is asked about, "" for its first page; None when nobody asks for help."""
+    for position, argument in enumerate(arguments):
+        flag, _, topic = argument.partition("=")
+        if flag in ("-h", "--help"):
+            following = arguments[position + 1 : position + 2]
+            return topic or "".join(word for word in following if not word.startswith("-"))
+    return None
 
 
 def _names(argument: str) -> set[str]:

@@ -316,6 +316,8 @@ class RunConfig:
     """Directory the run writes; default runs/RECIPE-NNN, the next free number."""
     resume: bool = False
     """Go on from the newest checkpoint of run_dir, or start it when there is none."""
+    quiet: bool = False
+    """Print only what came of the run, warnings and errors; metrics.jsonl has the rest."""
     summary: bool = False
     """Print both networks as tables and stop."""
     dry_run: bool = False
@@ -335,7 +337,7 @@ class RunConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """One training run."""
+    """One training run: its recipe's name, its seed and its length. Everything else is in sections."""
 
     recipe: str = "custom"
     """Name of the recipe; names the run directory."""

@@ -4,21 +4,23 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from dcgan_dist.cli import fail, first_process_alone_speaks, read_yaml
+from dcgan_dist.cli import read_yaml
 from dcgan_dist.config import TrainConfig, changed, plain
+from dcgan_dist.terminal import fail, first_process_alone_speaks, no_traceback
 
 DESCRIPTION = """Is this machine or cluster fit to train on, and do N processes give the run of one?
 
-Start it as you would start a run. It looks at every process and machine, times the network between them, and makes
-the first steps of a run twice, in float64: on one process, and on all. Exit code 0: fit; 1: not fit; 2: a mistake in
-the arguments (some launchers turn it into 1).
+Start it as you would start a run. It looks at every process and machine, times the network
+between them, and makes the first steps of a run twice, in float64: on one process, and on all.
 """
 
 EXAMPLES = """examples:
   dcgan-doctor                                                      one process on this machine
   torchrun --standalone --nproc_per_node 4 -m dcgan_dist.doctor     four processes on this machine
   accelerate launch -m dcgan_dist.doctor                            what your accelerate config says
-  dcgan-doctor --config configs/flowers17-arch2.yaml --json         that recipe at its full width, as JSON
+  dcgan-doctor --config configs/flowers17-arch2.yaml --json         that recipe, at its full width
+
+exit codes: 0 fit; 1 not fit; 2 a mistake in what was asked for; 130 stopped by Ctrl-C
 """
 
 OWN_RECIPE = {
@@ -40,6 +42,7 @@ OWN_RECIPE = {
 """Narrow, with everything that is drawn or averaged over the whole batch."""
 
 
+@no_traceback()
 def main(argv: Sequence[str] | None = None) -> None:
     """Examine the processes that were started together; see ``--help``."""
     arguments = _arguments(argv)

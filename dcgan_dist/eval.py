@@ -4,26 +4,27 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from dcgan_dist.cli import fail, first_process_alone_speaks
 from dcgan_dist.config import EvaluationConfig
+from dcgan_dist.terminal import EXIT_CODES, fail, first_process_alone_speaks, no_traceback
 
-DESCRIPTION = """Measure the images of a trained generator against the data, each number beside its floor, the same
-number between two parts of the data. Quality: FID, KID, IS, precision, recall, density and coverage (docs/metrics.md).
-Variety: is there mode collapse, are there copies of the data (docs/collapse.md). With --score: what the discriminator
-says of image files.
+DESCRIPTION = """Measure the images of a trained generator against the data, each number beside its floor, the
+same number between two parts of the data. Quality: FID, KID, IS, precision, recall, density and
+coverage (docs/metrics.md). Variety: is there mode collapse, are there copies of the data
+(docs/collapse.md). With --score: what the discriminator says of image files.
 """
 
 EXAMPLES = """examples:
-  dcgan-eval runs/flowers17-arch1-001                       the newest checkpoint, against the run's own data
+  dcgan-eval runs/flowers17-arch1-001              the newest checkpoint, against the run's own data
   dcgan-eval runs/flowers17-arch1-001 --count 10000 --json
   dcgan-eval runs/flowers17-arch1-001/checkpoints/step-00005000 --data shards/flowers17-32
-  dcgan-eval runs/flowers17-arch1-001 --extractor inception --weights weights-inception-2015-12-05-6726825d.pth
+  dcgan-eval runs/flowers17-arch1-001 --extractor inception --download
   dcgan-eval runs/flowers17-arch1-001/best --nearest nearest.png
   dcgan-eval runs/flowers17-arch1-001 --score rose.jpg cat.jpg
   torchrun --standalone --nproc_per_node 4 -m dcgan_dist.eval runs/flowers17-arch1-001
 """
 
 
+@no_traceback()
 def main(argv: Sequence[str] | None = None) -> None:
     """Evaluate a run's or checkpoint's networks; see ``--help``."""
     arguments = _arguments(argv)
@@ -57,7 +58,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="dcgan-eval",
         description=DESCRIPTION,
-        epilog=EXAMPLES,
+        epilog=f"{EXAMPLES}\n{EXIT_CODES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )

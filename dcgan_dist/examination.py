@@ -12,7 +12,6 @@ from rich.table import Table
 from rich.text import Text
 
 from dcgan_dist import probe, trial
-from dcgan_dist.cli import is_first_process
 from dcgan_dist.config import TrainConfig, changed
 from dcgan_dist.distributed import collectives
 from dcgan_dist.distributed.failure import PeerError, attended, last_words
@@ -25,6 +24,7 @@ from dcgan_dist.distributed.launcher import (
 from dcgan_dist.distributed.runtime import Runtime, start
 from dcgan_dist.loop import DivergenceError
 from dcgan_dist.probe import Facts
+from dcgan_dist.terminal import is_first_process
 from dcgan_dist.trial import Outcome
 from dcgan_dist.verdicts import (
     Check,

@@ -2,18 +2,25 @@
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+
+from dcgan_dist.terminal import EXIT_CODES, command, end
+
+PROGRAM = "dcgan-export"
+
+DESCRIPTION = """Write a trained generator, its average where there is one, to a file that others can use; read it
+back and compare its images with the PyTorch generator's; write a model card (README.md) beside it.
+"""
 
 EXAMPLES = """examples:
-  dcgan-export runs/flowers17-arch1-001                      generator.safetensors, for dcgan_dist.load
-  dcgan-export runs/flowers17-arch1-001 --format onnx        generator.onnx beside it: pip install 'dcgan_dist[onnx]'
+  dcgan-export runs/flowers17-arch1-001                   generator.safetensors, for dcgan_dist.load
+  dcgan-export runs/flowers17-arch1-001 --format onnx     generator.onnx beside it
   dcgan-export runs/flowers17-arch1-001/best --format export --out flowers
 """
 
 
+@command(PROGRAM)
 def main(argv: Sequence[str] | None = None) -> None:
     """Export the generator of a run or checkpoint; see ``--help``."""
     arguments = _parser().parse_args(argv)
@@ -22,12 +29,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     try:
         done = export(arguments.run, name=arguments.format, out=arguments.out)
-    except ValueError as error:
-        _fail(str(error))
     except UnequalError as error:
-        _fail(str(error), code=1)
-    except OSError as error:
-        _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), code=1)
+        end(PROGRAM, str(error), code=1)
     if arguments.json:
         places = {"checkpoint": str(done.checkpoint), "directory": str(done.directory)}
         print(json.dumps(done.facts | places, indent=1))
@@ -44,10 +47,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="dcgan-export",
-        description="Write a trained generator, its average where there is one, to a file that others can use; read it "
-        "back and compare its images with the PyTorch generator's; write a model card (README.md) beside it.",
-        epilog=EXAMPLES,
+        prog=PROGRAM,
+        description=DESCRIPTION,
+        epilog=f"{EXAMPLES}\n{EXIT_CODES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -68,11 +70,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--json", action="store_true", help="print JSON, and nothing else, on standard output")
     return parser
-
-
-def _fail(message: str, *, code: int = 2) -> NoReturn:
-    print(f"dcgan-export: error: {message}", file=sys.stderr)
-    raise SystemExit(code)
 
 
 if __name__ == "__main__":

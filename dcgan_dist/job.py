@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import torch
 from rich.console import Console
 
-from dcgan_dist.cli import fail, is_first_process, tell, to_yaml
+from dcgan_dist.cli import to_yaml
 from dcgan_dist.clock import Account
 from dcgan_dist.collapse.pixels import Pixels
 from dcgan_dist.config import TrainConfig
@@ -31,6 +31,7 @@ from dcgan_dist.preparation import Job, prepared
 from dcgan_dist.profiling import Trace
 from dcgan_dist.run_directory import environment
 from dcgan_dist.summary import summary
+from dcgan_dist.terminal import fail, in_words, is_first_process, tell
 from dcgan_dist.tracking import ConsoleSink, JsonLines, Tracker
 from dcgan_dist.wandb_facts import flat_config, refer_to_checkpoints, refer_to_data
 from dcgan_dist.wandb_sink import WandbSink
@@ -75,7 +76,7 @@ def _prepare_and_run(config: TrainConfig, runtime: Runtime, held: contextlib.Exi
     except ValueError as error:
         fail(str(error))
     except OSError as error:  # the same on all ranks
-        fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), code=1)
+        fail(in_words(error), code=1)
     except PeerError as error:
         _fail_here(error)
     try:
@@ -97,7 +98,7 @@ def _fail_here(error: OSError | PeerError) -> NoReturn:
         if error.is_teller:
             tell(str(error))
     else:
-        tell(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+        tell(in_words(error))
     raise SystemExit(1)
 
 
@@ -114,14 +115,14 @@ def print_summary(config: TrainConfig) -> None:
 
 def _run(job: Job) -> None:
     """Train, and leave a run directory."""
-    runtime, console, run, resumed = job.runtime, job.console, job.run, job.resumed
+    runtime, run, resumed = job.runtime, job.run, job.resumed
     with _status(job):
         first_step = resumed.step if resumed else 0
         facts = environment(runtime) | dict(job.origin) | trained_parameters(job.gan)
         if runtime.is_main:
             _write_first_files(job, facts)
-        console.print(_headline(job))
-        console.print(f"run directory {run.path}")
+        job.chatter.print(_headline(job))
+        job.chatter.print(f"run directory {run.path}")
         with _tracker(job, facts, first_step=first_step) as tracker:
             training = Training(
                 gan=job.gan,
@@ -178,11 +179,11 @@ def _tracker(job: Job, facts: Mapping[str, Any], *, first_step: int) -> Tracker:
     if config.log.tracker == "wandb":
         shown = flat_config(config, facts, run=run, loader=job.loader, total_steps=job.total_steps)
         wandb = WandbSink(shown, project=config.log.project, run_dir=run.path, run_id=run.identity())
-        job.console.print(f"W&B {wandb.description}")
+        job.chatter.print(f"W&B {wandb.description}")
         refer_to_data(wandb, config.images.data, loader=job.loader)
     return Tracker(
         metrics=JsonLines(run.metrics, keep_bytes=resumed.state["metrics_bytes"] if resumed else 0),
-        console=ConsoleSink(job.console, total_steps=job.total_steps, first_step=first_step),
+        console=ConsoleSink(job.console, total_steps=job.total_steps, first_step=first_step, quiet=config.run.quiet),
         wandb=wandb,
     )
 
@@ -285,12 +286,12 @@ def _headline(job: Job) -> str:
 
 def _say_goodbye(job: Job, account: Account, *, step: int, steps: int, seconds: float) -> None:
     """How far the run came, where its time went and where to look. Main process only."""
-    run, say = job.run, job.console.print
+    run, tell, say = job.run, job.console.print, job.chatter.print
     pace = f", {seconds / steps * 1000:.1f} ms a step with all pauses" if steps else ""
     if step == job.total_steps:
-        say(f"done: {steps:,} steps in {timedelta(seconds=round(seconds))}{pace}")
+        tell(f"done: {steps:,} steps in {timedelta(seconds=round(seconds))}{pace}")
     else:
-        say(f"stopped at step {step}, saved; go on with --run_dir {run.path} --resume")
+        tell(f"stopped at step {step}, saved; go on with --run_dir {run.path} --resume")
     over = " over all starts" if job.resumed else ""
     if account.images:
         say(f"throughput{over}: {account.speed()}; time: {account.division()}")
@@ -302,7 +303,7 @@ def _say_goodbye(job: Job, account: Account, *, step: int, steps: int, seconds: 
         for path in (*grids, run.comparison, run.nearest, run.losses, run.progress, run.report)
         if path.exists()
     ]
-    say(f"look at {', '.join(pictures)}")
+    tell(f"look at {', '.join(pictures)}")
     say(f"more images: dcgan-sample {run.path} --count 64 --seed 1 --out grid.png")
 
 

@@ -36,7 +36,9 @@ class Job:
     """With everything that was left to be chosen."""
     runtime: Runtime
     console: Console
-    """Silent on all ranks but the main one."""
+    """For results and warnings; silent on all ranks but the main one."""
+    chatter: Console
+    """For what else there is to say; silent with --quiet too."""
     gan: Gan
     loader: Loader
     judge: Judge | None
@@ -55,6 +57,7 @@ def prepared(config: TrainConfig, runtime: Runtime, held: contextlib.ExitStack) 
         OSError: a file that cannot be read or written, the same on all ranks.
     """
     console = Console(quiet=not runtime.is_main, soft_wrap=True, highlight=False, markup=False)
+    chatter = Console(quiet=True) if config.run.quiet else console
     if all(getattr(config, name) is None for name in LENGTHS):
         raise ValueError(f"give exactly one of {', '.join(LENGTHS)}; recipes have theirs, see configs/")
     if config.log.tracker == "wandb":
@@ -70,20 +73,20 @@ def prepared(config: TrainConfig, runtime: Runtime, held: contextlib.ExitStack) 
     gan = collectives.on_all(partial(build_gan, plain(config), runtime))
     origin = _origin(config)
     for sentence in _begin(gan, origin):
-        console.print(sentence)
+        chatter.print(sentence)
     noted = facts_of(origin) if origin else {}
     loader = open_loader(config.images, config.network, seed=config.seed, rows=rows, device=runtime.device)
     total_steps = config.steps(loader.image_count)
     if left := candidates(config):
-        console.print(f"auto: steps are timed for {' and '.join(left)} ...")
+        chatter.print(f"auto: steps are timed for {' and '.join(left)} ...")
     config, choice = chosen(config, loader, runtime)
     if choice:
-        console.print(choice)
+        chatter.print(choice)
         gan = collectives.on_all(partial(build_gan, config, runtime))
         _begin(gan, origin)  # the same checkpoint, though its run may have gone on
     judge = None
     if 0 < config.evaluation.eval_every <= total_steps and not config.run.dry_run:
-        with progress(runtime) as report:
+        with progress(runtime, quiet=config.run.quiet) as report:
             judge = Judge(config, device=runtime.device, report=report)
         for sentence in judge.told:
             console.print(sentence)
@@ -121,6 +124,7 @@ def prepared(config: TrainConfig, runtime: Runtime, held: contextlib.ExitStack) 
         config=changed(config, {**loader.settings, "threads": torch.get_num_threads()}),
         runtime=runtime,
         console=console,
+        chatter=chatter,
         gan=gan,
         loader=loader,
         judge=judge,

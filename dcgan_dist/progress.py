@@ -8,14 +8,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from dcgan_dist.distributed.runtime import Runtime
 from dcgan_dist.evaluation import Report
+from dcgan_dist.terminal import can_draw
 
 
 @contextlib.contextmanager
-def progress(runtime: Runtime) -> Iterator[Report]:
+def progress(runtime: Runtime, *, quiet: bool) -> Iterator[Report]:
     """A progress bar on standard error, on the main process of a terminal."""
-    console = Console(stderr=True, quiet=not runtime.is_main)
+    console = Console(stderr=True)
+    hidden = quiet or not runtime.is_main or not can_draw(console.file)
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    with Progress(*columns, console=console, transient=True, disable=hidden) as progress:
         tasks: dict[str, TaskID] = {}
 
         def report(what: str, done: int, total: int) -> None:

@@ -4,7 +4,14 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+
+from dcgan_dist.terminal import EXIT_CODES, command
+
+PROGRAM = "dcgan-report"
+
+DESCRIPTION = """Write one HTML page about one run or several side by side: samples, curves, numbers,
+settings. It opens from disk, loads nothing and is smaller than 10 MB.
+"""
 
 EXAMPLES = """examples:
   dcgan-report runs/flowers17-arch1-001                    to report.html in that directory
@@ -12,13 +19,13 @@ EXAMPLES = """examples:
 """
 
 
+@command(PROGRAM)
 def main(argv: Sequence[str] | None = None) -> None:
     """Write a page about one run or several; see ``--help``."""
     parser = argparse.ArgumentParser(
-        prog="dcgan-report",
-        description="Write one HTML page about one run or several side by side: samples, curves, numbers, settings. "
-        "It opens from disk, loads nothing and is smaller than 10 MB.",
-        epilog=EXAMPLES,
+        prog=PROGRAM,
+        description=DESCRIPTION,
+        epilog=f"{EXAMPLES}\n{EXIT_CODES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -34,20 +41,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     out = arguments.out or (runs[0] / "report.html" if len(runs) == 1 else Path("report.html"))
     from dcgan_dist.pages import write_report  # torch takes seconds to import, --help should not
 
-    try:
-        told = write_report(runs, out)
-    except ValueError as error:
-        _fail(str(error))
-    except OSError as error:
-        _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), code=1)
-    for sentence in told:
+    for sentence in write_report(runs, out):
         print(f"warning: {sentence}", file=sys.stderr)
     print(f"{out}: {out.stat().st_size / 1e6:.1f} MB; open it in a browser")
-
-
-def _fail(message: str, *, code: int = 2) -> NoReturn:
-    print(f"dcgan-report: error: {message}", file=sys.stderr)
-    raise SystemExit(code)
 
 
 if __name__ == "__main__":

@@ -1,18 +1,20 @@
 """Command dcgan-sample: images from a trained generator, the same for a seed whatever else."""
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+
+from dcgan_dist.terminal import EXIT_CODES, command
+
+PROGRAM = "dcgan-sample"
 
 EXAMPLES = """examples:
-  dcgan-sample runs/flowers17-arch1-001                           64 images of seed 0 to samples.png
+  dcgan-sample runs/flowers17-arch1-001                      64 images of seed 0 to samples.png
   dcgan-sample runs/flowers17-arch1-001 --seed 7 --count 100 --out grid.png
   dcgan-sample runs/flowers17-arch1-001/checkpoints/step-00005000 --out earlier.png
-  dcgan-sample runs/flowers17-arch1-001 --interpolate 8           8 rows, each from one z to another
-  dcgan-sample runs/flowers17-arch1-001 --interpolate 64 --out ways.webp     the same, moving: .webp, .gif or .mp4
-  dcgan-sample runs/flowers17-arch1-001 --progress --out run.mp4  the run's sample grids, one after the other
+  dcgan-sample runs/flowers17-arch1-001 --interpolate 8      8 rows, each from one z to another
+  dcgan-sample runs/flowers17-arch1-001 --interpolate 64 --out ways.webp          the same, moving
+  dcgan-sample runs/flowers17-arch1-001 --progress --out run.mp4            its sample grids, moving
 """
 
 COUNT = 64
@@ -22,26 +24,22 @@ MOVING_IMAGES = 40
 """Images of each way in a moving interpolation: two seconds there, two back."""
 
 
+@command(PROGRAM)
 def main(argv: Sequence[str] | None = None) -> None:
     """Write images from a run's or checkpoint's generator; see ``--help``."""
     arguments = _parser().parse_args(argv)
-    try:
-        _check(arguments)
-        if arguments.progress:
-            _progress(arguments.run, out=arguments.out or Path("progress.webp"))
-        else:
-            _sample(arguments)
-    except ValueError as error:
-        _fail(str(error))
-    except OSError as error:
-        _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), code=1)
+    _check(arguments)
+    if arguments.progress:
+        _progress(arguments.run, out=arguments.out or Path("progress.webp"))
+    else:
+        _sample(arguments)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="dcgan-sample",
+        prog=PROGRAM,
         description="Draw images from a trained generator. Image i of a seed is the same whatever the count.",
-        epilog=EXAMPLES,
+        epilog=f"{EXAMPLES}\n{EXIT_CODES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -140,11 +138,6 @@ def _sample(arguments: argparse.Namespace) -> None:
     else:
         write_png(out, grid(pixels, steps))
     print(f"{out}: {rows} ways of {steps} images between z of {origin}")
-
-
-def _fail(message: str, *, code: int = 2) -> NoReturn:
-    print(f"dcgan-sample: error: {message}", file=sys.stderr)
-    raise SystemExit(code)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import functools
 import json
 import signal
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
@@ -29,6 +30,7 @@ from dcgan_dist.data.subset import names_in
 from dcgan_dist.data.transforms import MAX_PIXELS, Crop, Format, Resize, Target
 from dcgan_dist.images import grid, write_png
 from dcgan_dist.machine import cores
+from dcgan_dist.terminal import INTERRUPTED, SCREEN_COLUMNS, can_draw, ending, in_words, no_traceback
 from dcgan_dist.words import counted
 
 PROGRAM = "dcgan-shard"
@@ -36,6 +38,8 @@ PLAIN_LINE_SECONDS = 10
 SHEET_PER_CLASS = 8
 SHEET_CLASSES = 24
 SHEET_NAME = "contact-sheet.png"
+EXAMPLE = "shards/flowers17-32"
+SHOWN_SOURCES = ("flowers17", "folder", "synthetic")
 SHOWN_CLASSES = 200
 CROP_HELP = (
     "none: the whole image, squashed to the square (default); center: the square in its middle; square: the whole "
@@ -50,12 +54,15 @@ PART_HELP = (
 FORMAT_HELP = "of the images in the shards: png (default) and webp lose nothing, jpg (quality 95) does"
 
 
+@no_traceback()
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one subcommand; exit 0 done, 1 failed, 2 the user's mistake, 130 interrupted."""
     arguments = _parser().parse_args([_dashed(argument) for argument in (sys.argv[1:] if argv is None else argv)])
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that it cleans up as Ctrl-C does
     try:
         arguments.run(arguments)
+    except BrokenPipeError:
+        raise
     except DamagedError as error:
         _fail(str(error), 1)
     except ValueError as error:
@@ -70,9 +77,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     except MemoryError:
         _fail("out of memory; fewer --workers need less", 1)
     except OSError as error:
-        _fail(f"{error.filename}: {error.strerror or error}" if error.filename else str(error), 1)
+        _fail(in_words(error), 1)
     except KeyboardInterrupt:
-        _fail("interrupted; the shards that were finished are kept, the same command goes on from there", 130)
+        _fail("interrupted; the shards that were finished are kept, the same command goes on from there", INTERRUPTED)
     finally:
         signal.signal(signal.SIGTERM, before)
 
@@ -91,40 +98,47 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         PROGRAM,
         description="Convert an original data set to WebDataset shards with an index, or look at such shards.",
-        epilog="\n".join(["examples:", *(f"  {PROGRAM} {name} {source.example}" for name, source in SOURCES.items())]),
+        epilog=ending(PROGRAM, *(f"{name} {SOURCES[name].example}" for name in SHOWN_SOURCES)),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
-    def add(name: str, text: str, example: str) -> argparse.ArgumentParser:
+    def add(name: str, text: str, *examples: str) -> argparse.ArgumentParser:
         return commands.add_parser(
             name,
             help=text,
-            description=f"{text[0].upper()}{text[1:]}.",
-            epilog=f"example:\n  {PROGRAM} {name} {example}",
+            description=textwrap.fill(f"{text[0].upper()}{text[1:]}.", SCREEN_COLUMNS),
+            epilog=ending(PROGRAM, *(f"{name} {example}" for example in examples)),
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
 
     for name, source in SOURCES.items():
-        command = add(name, source.help, source.example)
+        command = add(name, source.help, source.example, f"{source.example} --part 1/8")
         _add_source(command, source)
+        command.usage = f"{PROGRAM} {name} {'FILE... ' * bool(source.inputs)}--out DIR [OPTION...]"
         command.set_defaults(run=functools.partial(_convert, name))
-    command = add(
-        "finish", "check what the parts of a conversion with --part wrote, and write the index", "shards/flowers17-32"
-    )
+    text = "check what the parts of a conversion with --part wrote, and write the index"
+    command = add("finish", text, EXAMPLE, f"{EXAMPLE} --skip-bad")
     command.add_argument("directory", type=Path, metavar="DIR")
     command.add_argument("--skip-bad", action="store_true", help=SKIP_BAD_HELP)
     command.add_argument("--quiet", action="store_true", help="print nothing but errors")
     command.set_defaults(run=_finish)
-    command = add("info", "what is in a directory of shards: a table and a contact sheet", "shards/flowers17-32")
+    text = "what is in a directory of shards: a table and a contact sheet"
+    command = add("info", text, EXAMPLE, f"{EXAMPLE} --out sheet.png", f"{EXAMPLE} --json")
     command.add_argument("directory", type=Path, metavar="DIR")
     command.add_argument("--out", type=Path, metavar="FILE", help=f"the contact sheet (default DIR/{SHEET_NAME})")
-    command.add_argument("--json", action="store_true", help="print JSON alone; a contact sheet only with --out")
+    command.add_argument(
+        "--json",
+        action="store_true",
+        help="print JSON, and nothing else, on standard output; a contact sheet only with --out",
+    )
     command.set_defaults(run=_info)
-    command = add("verify", "check every byte and decode every image of a directory of shards", "shards/flowers17-32")
+    text = "check every byte and decode every image of a directory of shards"
+    command = add("verify", text, EXAMPLE, f"{EXAMPLE} --json")
     command.add_argument("directory", type=Path, metavar="DIR")
+    command.add_argument("--json", action="store_true", help="print JSON, and nothing else, on standard output")
     command.add_argument("--quiet", action="store_true", help="print nothing but damage")
     command.set_defaults(run=_verify)
     return parser
@@ -357,15 +371,22 @@ def _verify(arguments: argparse.Namespace) -> None:
     index = read_index(arguments.directory)
     with _progress(index.contents.images, quiet=arguments.quiet) as report:
         problems = verify(index, report=report)
+    contents = index.contents
+    if arguments.json:
+        sizes = {"images": contents.images, "shards": len(contents.shards), "bytes": _bytes(index)}
+        print(json.dumps({"directory": str(index.directory), "whole": not problems, **sizes, "problems": problems}))
     if problems:
         _fail(f"{arguments.directory}: {len(problems):,} things are damaged:", 1, *problems)
-    if not arguments.quiet:
-        contents = index.contents
+    if not (arguments.quiet or arguments.json):
         _say(f"checked {contents.images:,} images, {len(contents.shards):,} shards, {_megabytes(index)}: all whole")
 
 
 def _megabytes(index: Index) -> str:
-    return f"{sum(shard.bytes for shard in index.contents.shards) / 1e6:,.1f} MB"
+    return f"{_bytes(index) / 1e6:,.1f} MB"
+
+
+def _bytes(index: Index) -> int:
+    return sum(shard.bytes for shard in index.contents.shards)
 
 
 class _Rate(ProgressColumn):
@@ -386,7 +407,7 @@ def _progress(total: int | None, *, quiet: bool) -> Iterator[Callable[[int], Non
     """
     if quiet:
         yield lambda count: None
-    elif sys.stderr.isatty():
+    elif can_draw(sys.stderr):
         columns = (BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
         with Progress(*columns, console=Console(stderr=True)) as bar:
             task = bar.add_task("", total=total)

@@ -12,23 +12,26 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from dcgan_dist.cli import fail
 from dcgan_dist.run_lock import is_locked
 from dcgan_dist.sweeps.file import Point, Sweep
 from dcgan_dist.sweeps.plan import Plan, visible_gpus
 from dcgan_dist.sweeps.points import STATES, Progress, checked_sweep, eta_seconds, own_settings, progress_of
 from dcgan_dist.sweeps.run import SweepRun
 from dcgan_dist.sweeps.screen import Screen
+from dcgan_dist.terminal import EXIT_CODES, TRAINING_EXIT_CODES, command, ending
 
 PROGRAM = "dcgan-sweep"
-DESCRIPTION = """The points of a sweep file in W&B's schema: train those that are left on this machine, or see how far
-they are. launchers/submit-sweep trains them on a cluster. docs/sweeps.md says more."""
+DESCRIPTION = """The points of a sweep file in W&B's schema: train those that are left on this machine, or see
+how far they are. launchers/submit-sweep trains them on a cluster. docs/sweeps.md says more."""
+EXAMPLE = "configs/sweeps/batch_size.yaml"
+MOST_USED = ("list", "run", "status", "report")
 PIPE_COLUMNS = 200
 """Width of tables that do not go to a terminal."""
 
 
+@command(PROGRAM)
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run one subcommand; exit 0 done, 1 a point failed, 2 the user's mistake."""
+    """Run one subcommand; exit 0 done, 1 a point failed, 2 the user's mistake, 130 interrupted."""
     words = list(sys.argv[1:] if argv is None else argv)
     end = words.index("--") if "--" in words else len(words)
     parser = _parser()
@@ -36,21 +39,30 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments.words, arguments.flags = words, words[end + 1 :]
     if arguments.flags and arguments.run not in (_run, _count, _args):
         parser.error(f"only run, count and args take flags of dcgan_dist.train, got {shlex.join(arguments.flags)}")
-    try:
-        arguments.run(arguments)
-    except ValueError as error:
-        fail(str(error))
-    except OSError as error:
-        fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), code=1)
+    arguments.run(arguments)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(PROGRAM, description=DESCRIPTION, allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        PROGRAM,
+        description=DESCRIPTION,
+        epilog=ending(PROGRAM, *(f"{name} {EXAMPLE}" for name in MOST_USED)),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
-    def add(name: str, text: str) -> argparse.ArgumentParser:
-        command = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.", allow_abbrev=False)
-        command.add_argument("file", type=Path, metavar="FILE", help="the sweep, as configs/sweeps/batch_size.yaml")
+    def add(name: str, text: str, *options: str, exit_codes: str = EXIT_CODES) -> argparse.ArgumentParser:
+        """A subcommand; each of ``options`` makes an example of it."""
+        command = commands.add_parser(
+            name,
+            help=text,
+            description=f"{text[0].upper()}{text[1:]}.",
+            epilog=ending(PROGRAM, *(f"{name} {EXAMPLE} {each}" for each in options), exit_codes=exit_codes),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        command.add_argument("file", type=Path, metavar="FILE", help=f"the sweep, as {EXAMPLE}")
         return command
 
     def add_runs(command: argparse.ArgumentParser) -> None:
@@ -58,9 +70,10 @@ def _parser() -> argparse.ArgumentParser:
             "--runs", type=Path, default=Path("runs"), metavar="DIR", help="where runs are (default runs)"
         )
 
-    command = add("run", "train the points that are left on this machine; a second run of the same file helps")
-    command.usage = f"{PROGRAM} run FILE [--jobs N] [--processes N] [--runs DIR] [-- FLAG...]"
-    command.epilog = "FLAG: of dcgan_dist.train, for all points, as in: -- --data shards/mine --max_steps 2000"
+    text = "train the points that are left on this machine; a second run of the same file helps"
+    command = add("run", text, "", "--jobs 2", "-- --data shards/mine --max_steps 2000", exit_codes=TRAINING_EXIT_CODES)
+    command.usage = f"{PROGRAM} run FILE [--jobs N] [--processes N] [--runs DIR] [--quiet] [-- FLAG...]"
+    command.description = f"{command.description}\nFLAG: of dcgan_dist.train, for all points."
     command.add_argument(
         "--jobs", type=_positive, metavar="N", help="points at a time (default: GPUs divided by --processes, else 1)"
     )
@@ -68,25 +81,34 @@ def _parser() -> argparse.ArgumentParser:
         "--processes", type=_positive, default=1, metavar="N", help="of each point, on GPUs one each (default 1)"
     )
     add_runs(command)
+    command.add_argument(
+        "--quiet", action="store_true", help="print only what fails, warnings, and what came of it all"
+    )
     command.set_defaults(run=_run)
-    command = add("status", "print how far the points are, also while others train them")
+    command = add("status", "print how far the points are, also while others train them", "", "--json")
     add_runs(command)
-    command.add_argument("--json", action="store_true", help="JSON on standard output")
+    command.add_argument("--json", action="store_true", help="print JSON, and nothing else, on standard output")
     command.set_defaults(run=_status)
-    command = add("count", "check a sweep and print its number of points")
+    command = add("count", "check a sweep and print its number of points", "", "-- --max_steps 2000")
     command.usage = f"{PROGRAM} count FILE [-- FLAG...]"
     command.set_defaults(run=_count)
-    add("list", "check a sweep and print its points with the names of their run directories").set_defaults(run=_list)
-    command = add("args", "print the arguments of dcgan_dist.train for one point, one a line")
+    command = add("list", "check a sweep and print its points with the names of their run directories", "")
+    command.set_defaults(run=_list)
+    text = "print the arguments of dcgan_dist.train for one point, one a line"
+    command = add("args", text, "0", "0 --labels", "0 -- --max_steps 2000")
     command.usage = f"{PROGRAM} args FILE I [--labels] [--runs DIR] [-- FLAG...]"
-    command.epilog = "FLAG: of dcgan_dist.train, for all points; they are not printed, but a point's state obeys them"
+    command.description = (
+        f"{command.description}\nFLAG: of dcgan_dist.train, for all points; they are not printed, but a "
+        "point's state\nobeys them."
+    )
     command.add_argument("index", type=int, metavar="I", help="its number, from 0")
     command.add_argument(
         "--labels", action="store_true", help="first three lines with its group and job type in W&B, and its state"
     )
     add_runs(command)
     command.set_defaults(run=_args)
-    command = add("report", "write one page and a table about the runs: means over seeds, intervals, tests, plots")
+    text = "write one page and a table about the runs: means over seeds, intervals, tests, plots"
+    command = add("report", text, "", "--baseline batch_size=16", "--images 500000 --out sweep.html")
     add_runs(command)
     command.add_argument(
         "--out", type=Path, metavar="HTML", help="page (default DIR/SWEEP/report.html); a .csv beside it"
@@ -124,7 +146,7 @@ def _run(arguments: argparse.Namespace) -> None:
         gpus=gpus,
         again=shlex.join([PROGRAM, *arguments.words]),
     )
-    raise SystemExit(SweepRun(plan, Screen(sweep.name, sweep.count)).run())
+    raise SystemExit(SweepRun(plan, Screen(sweep.name, sweep.count, quiet=arguments.quiet)).run())
 
 
 def _status(arguments: argparse.Namespace) -> None:

@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from dcgan_dist.clock import seconds_for_people
+from dcgan_dist.terminal import can_draw
 from dcgan_dist.wandb_sink import AlertLevel, WandbSink
 
 WIDE = 100
@@ -83,15 +84,16 @@ class JsonLines:
 
 
 class ConsoleSink:
-    """A live progress display on a terminal, plain lines elsewhere."""
+    """A live progress display on a terminal, plain lines elsewhere; if quiet, warnings alone."""
 
-    def __init__(self, console: Console, *, total_steps: int, first_step: int) -> None:
+    def __init__(self, console: Console, *, total_steps: int, first_step: int, quiet: bool) -> None:
         self._console = console
+        self._quiet = quiet
         self._total = total_steps
         self._first = first_step
         self._start = time.monotonic()
         self._progress: Progress | None = None
-        if console.is_terminal:
+        if can_draw(console.file) and not quiet:
             bar = [BarColumn(bar_width=None)] if console.width >= WIDE else []
             self._progress = Progress(
                 TextColumn("step"),
@@ -119,7 +121,7 @@ class ConsoleSink:
         if self._progress is not None:
             line = f"{values['time/images_per_second']:.0f} img/s {losses} {scores}"
             self._progress.update(self._task, completed=step, line=line)
-        else:
+        elif not self._quiet:
             pace = (time.monotonic() - self._start) / max(1, step - self._first)
             left = timedelta(seconds=round(pace * (self._total - step)))
             speed = f"{values['time/images_per_second']:.0f} images/s"
@@ -136,6 +138,11 @@ class ConsoleSink:
 
     def say(self, sentence: str) -> None:
         """One sentence, above the bar if there is one."""
+        if not self._quiet:
+            self.warn(sentence)
+
+    def warn(self, sentence: str) -> None:
+        """One sentence, also to whom wants it quiet."""
         self._console.print(sentence, highlight=False, markup=False, soft_wrap=True)
 
     def close(self, *, failed: bool) -> None:
@@ -184,7 +191,8 @@ class Tracker:
 
     def alert(self, title: str, text: str, *, level: AlertLevel = "WARN") -> None:
         """Tell people at the console, and those who watch W&B."""
-        self.say(f"warning: {text}")
+        if self._console is not None:
+            self._console.warn(f"warning: {text}")
         if self.wandb is not None:
             self.wandb.alert(title, text, level=level)
 

@@ -4,9 +4,11 @@ from collections.abc import Sequence
 
 from dcgan_dist.cli import parse
 from dcgan_dist.config import TrainConfig, changed
+from dcgan_dist.terminal import no_traceback
 from dcgan_dist.wandb_sink import agents_run_directory
 
 
+@no_traceback()
 def main(argv: Sequence[str] | None = None) -> None:
     """Train one run; see ``--help`` for every setting."""
     config = _placed(parse(argv))

@@ -52,9 +52,23 @@ def test_a_conversion_from_start_to_end(tmp_path: Path, capsys: pytest.CaptureFi
 
     assert run("verify", out) == 0
     assert "checked 40 images, 5 shards, 0.1 MB: all whole" in capsys.readouterr().out
+    sizes = {
+        "directory": str(out),
+        "images": 40,
+        "shards": 5,
+        "bytes": sum(x.stat().st_size for x in out.glob("*.tar")),
+    }
+    assert run("verify", out, "--json") == 0
+    assert json.loads(capsys.readouterr().out) == {**sizes, "whole": True, "problems": []}
     (out / "set-000002.tar").write_bytes(b"")
     assert run("verify", out, "--quiet") == 1
-    assert "set-000002.tar: is damaged" in capsys.readouterr().err
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "set-000002.tar: is damaged" in printed.err
+    assert run("verify", out, "--json", "--quiet") == 1
+    told = json.loads(capsys.readouterr().out)
+    assert told["whole"] is False
+    assert ["set-000002.tar: is damaged" in problem for problem in told["problems"]] == [True]
 
 
 @pytest.mark.parametrize("file", ["index.npy", "index.json"])
@@ -329,8 +343,8 @@ def test_help_is_quick_and_imports_no_torch() -> None:
     began = time.monotonic()
     found = subprocess.run([*COMMAND, "--help"], check=True, capture_output=True, text=True)
     assert time.monotonic() - began < 3  # 0.4 s on a quiet machine
-    for name, source in SOURCES.items():
-        assert f"dcgan-shard {name} {source.example}\n" in found.stdout
+    for name in shard.SHOWN_SOURCES:
+        assert f"dcgan-shard {name} {SOURCES[name].example}\n" in found.stdout
 
 
 def commands_in(*paths: Path) -> list[str]:

@@ -53,7 +53,7 @@ def test_what_is_no_number_is_null_because_json_has_no_word_for_it(tmp_path: Pat
 
 def test_plain_lines_where_there_is_no_terminal() -> None:
     text = io.StringIO()
-    sink = ConsoleSink(Console(file=text), total_steps=100, first_step=0)
+    sink = ConsoleSink(Console(file=text), total_steps=100, first_step=0, quiet=False)
     sink.advance(9)
     assert text.getvalue() == ""
     sink.scalars(10, ROW)
@@ -66,9 +66,17 @@ def test_plain_lines_where_there_is_no_terminal() -> None:
     assert after_a_pause.endswith("  paused 1.2 s")
 
 
-def test_a_live_display_on_a_terminal() -> None:
-    text = io.StringIO()
-    sink = ConsoleSink(Console(file=text, force_terminal=True, width=140), total_steps=100, first_step=0)
+class Screen(io.StringIO):
+    """What a terminal would get."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_live_display_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    text = Screen()
+    sink = ConsoleSink(Console(file=text, width=140), total_steps=100, first_step=0, quiet=False)
     sink.scalars(10, ROW)
     sink.advance(11)
     sink.close(failed=False)
@@ -76,6 +84,31 @@ def test_a_live_display_on_a_terminal() -> None:
     assert "11/100" in shown
     assert "640 img/s D 0.500 G 1.250 D(x) 0.75" in shown
     assert "\x1b" in shown
+
+
+def test_plain_lines_where_a_log_is_coloured_and_where_a_terminal_cannot_move_its_cursor(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    log = io.StringIO()
+    ConsoleSink(Console(file=log), total_steps=100, first_step=0, quiet=False).scalars(10, ROW)
+    monkeypatch.setenv("TERM", "dumb")
+    dumb = Screen()
+    ConsoleSink(Console(file=dumb), total_steps=100, first_step=0, quiet=False).scalars(10, ROW)
+    for text in (log, dumb):
+        assert text.getvalue().startswith("step 10/100  640 images/s")
+        assert text.getvalue().count("\n") == 1
+
+
+def test_who_wants_it_quiet_hears_warnings_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    text = Screen()
+    with Tracker(console=ConsoleSink(Console(file=text), total_steps=100, first_step=0, quiet=True)) as tracker:
+        tracker.scalars(10, ROW)
+        tracker.advance(11)
+        tracker.say("step 11: as it was")
+        tracker.alert("collapse", "all samples are alike")
+    assert text.getvalue() == "warning: all samples are alike\n"
 
 
 def test_a_rank_without_sinks_does_nothing() -> None:
@@ -94,7 +127,7 @@ def test_sinks_are_closed_as_failed_when_the_run_fails() -> None:
             closed.append(failed)
 
     def spy() -> Spy:
-        return Spy(Console(file=io.StringIO()), total_steps=1, first_step=0)
+        return Spy(Console(file=io.StringIO()), total_steps=1, first_step=0, quiet=False)
 
     with Tracker(console=spy()):
         pass

@@ -147,7 +147,8 @@ class SweepRun:
             todo.remove(index)
             failed_elsewhere = found.state == "failed" and _written(self._run_dir(index)) != self._written[index]
             if found.state in ("done", "changed") or failed_elsewhere:
-                self._say(f"{found.state}: {self._named(index)}{f', {found.reason}' if found.reason else ''}")
+                say = self._say if found.state == "done" else self._tell
+                say(f"{found.state}: {self._named(index)}{f', {found.reason}' if found.reason else ''}")
                 log.close()
             else:
                 self._begin(self.points[index], log)
@@ -160,7 +161,7 @@ class SweepRun:
         except OSError as error:
             free = True
             if self._locks:
-                self._say(f"warning: no locks in {self.plan.runs} ({error.strerror}): start no second dcgan-sweep run")
+                self._tell(f"warning: no locks in {self.plan.runs} ({error.strerror}): start no second dcgan-sweep run")
             self._locks = False
         if not free:
             self._tell_of_others(point.index, "another dcgan-sweep run")
@@ -213,7 +214,7 @@ class SweepRun:
                 self.progress[index] = Progress(
                     state="failed", reason=reason, step=found.step, total_steps=found.total_steps
                 )
-                self._say(f"failed: {self._named(index)}, {reason}; log {self.plan.log(job.point)}")
+                self._tell(f"failed: {self._named(index)}, {reason}; log {self.plan.log(job.point)}")
             job.log.close()  # and the point is free
         todo.sort()
 
@@ -273,7 +274,7 @@ class SweepRun:
         if not self._stopping:
             self._stopping = True
             name = signal.Signals(self._signals[0]).name
-            self._say(f"{name}: {counted(len(self._jobs), 'point')} save and stop; once more ends all at once")
+            self._tell(f"{name}: {counted(len(self._jobs), 'point')} save and stop; once more ends all at once")
             for job in self._jobs:
                 job.process.terminate()
         if len(self._signals) == len(set(self._signals)):
@@ -281,7 +282,7 @@ class SweepRun:
         for job in self._jobs:
             os.killpg(job.process.pid, signal.SIGKILL)
             job.process.wait()
-        self._say(f"ended at once; go on from the newest checkpoints with: {self.plan.again}")
+        self._tell(f"ended at once; go on from the newest checkpoints with: {self.plan.again}")
         return True
 
     # ------------------------------------------------------------ words
@@ -289,9 +290,9 @@ class SweepRun:
     def _summed_up(self, seconds: float) -> int:
         states = [found.state for found in self.progress]
         told = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
-        self._say(f"sweep {self.plan.sweep.name}: {told}, after {timedelta(seconds=round(seconds))}")
+        self._tell(f"sweep {self.plan.sweep.name}: {told}, after {timedelta(seconds=round(seconds))}")
         if any(state != "done" for state in states):
-            self._say(f"go on with: {self.plan.again}")
+            self._tell(f"go on with: {self.plan.again}")
         return 1 if {"failed", "changed"} & set(states) else 0
 
     def _outcome(self, found: Progress) -> str:
@@ -308,6 +309,9 @@ class SweepRun:
 
     def _say(self, text: str) -> None:
         self.screen.say(text)
+
+    def _tell(self, text: str) -> None:
+        self.screen.tell(text)
 
 
 def _written(run_dir: Path) -> int:

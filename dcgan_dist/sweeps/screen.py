@@ -9,12 +9,14 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from dcgan_dist.sweeps.file import Point
 from dcgan_dist.sweeps.points import Progress as PointProgress
+from dcgan_dist.terminal import can_draw
 
 
 class Screen:
-    """Lines, and on a terminal a bar for each point in training and one for the sweep."""
+    """Lines, and on a terminal a bar for each point in training and one for the sweep; if quiet, what matters alone."""
 
-    def __init__(self, name: str, count: int) -> None:
+    def __init__(self, name: str, count: int, *, quiet: bool) -> None:
+        self._quiet = quiet
         self._console = Console(soft_wrap=True, highlight=False, markup=False)
         columns = (
             TextColumn("{task.description}", markup=False),
@@ -23,7 +25,11 @@ class Screen:
         )
         # no thread of its own: processes are forked here
         self._bars = Progress(
-            *columns, console=self._console, auto_refresh=False, transient=True, disable=not self._console.is_terminal
+            *columns,
+            console=self._console,
+            auto_refresh=False,
+            transient=True,
+            disable=quiet or not can_draw(self._console.file),
         )
         self._whole = self._bars.add_task(f"sweep {name}", total=count, told="")
         self._points: dict[int, TaskID] = {}
@@ -37,6 +43,11 @@ class Screen:
 
     def say(self, text: str) -> None:
         """Print a line, above the bars."""
+        if not self._quiet:
+            self.tell(text)
+
+    def tell(self, text: str) -> None:
+        """Print a line that matters, also to whom wants it quiet."""
         self._console.print(text)
 
     def show(self, running: Sequence[Point], progress: Sequence[PointProgress], eta: timedelta | None) -> None:

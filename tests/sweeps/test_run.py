@@ -225,6 +225,22 @@ def test_a_point_that_failed_beside_us_is_not_tried_again(sweeping: Sweeping) ->
     assert "resumed" not in said
 
 
+def test_a_quiet_sweep_says_what_came_of_it_and_what_failed(sweeping: Sweeping) -> None:
+    sweeping.write([0, 13])
+    failed, sum_up, go_on = sweeping.run("run", "tiny.yaml", "--jobs=2", "--quiet", code=1).splitlines()
+    assert failed.startswith("failed: point 1 (seed=13), DivergenceError: the loss of D is not finite; log ")
+    assert sum_up.startswith("sweep tiny: 1 done, 1 failed, after ")
+    assert go_on == "go on with: dcgan-sweep run tiny.yaml --jobs=2 --quiet"
+
+
+def test_no_bars_in_a_log_that_may_be_coloured(sweeping: Sweeping) -> None:
+    sweeping.write([0])
+    said = sweeping.run(FORCE_COLOR="1", TERM="xterm")
+    assert "done: point 0" in said
+    assert "\x1b" not in said
+    assert "\r" not in said
+
+
 def test_each_job_has_its_share_of_the_gpus(sweeping: Sweeping) -> None:
     said = sweeping.run("run", "tiny.yaml", gpus="4,5,GPU-aa")
     assert "3 at a time, 1 GPU each" in said
