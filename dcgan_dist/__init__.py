@@ -31,20 +31,30 @@ __version__ = "0.1.0"
 def __getattr__(name: str) -> Any:
     """A public name, imported when it is asked for, because torch takes seconds and each needs something else."""
     if name in ("TrainedGenerator", "load"):
-        from dcgan_dist import trained as home
-    elif name in ("grid", "write_png"):
-        from dcgan_dist import images as home
-    elif name == "read_config":
-        from dcgan_dist import cli as home
-    elif name == "run_training":
-        from dcgan_dist import job as home
-    elif name == "TrainConfig":
-        from dcgan_dist import config as home
-    elif name == "write_shards":
-        from dcgan_dist.data import conversion as home
-    else:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(home, name)
+        from dcgan_dist import trained
+
+        return getattr(trained, name)
+    if name in ("grid", "write_png"):
+        from dcgan_dist import images
+
+        return getattr(images, name)
+    if name == "TrainConfig":
+        from dcgan_dist.config import TrainConfig
+
+        return TrainConfig
+    if name == "read_config":
+        from dcgan_dist.cli import read_config
+
+        return read_config
+    if name == "run_training":
+        from dcgan_dist.job import run_training
+
+        return run_training
+    if name == "write_shards":
+        from dcgan_dist.data.conversion import write_shards
+
+        return write_shards
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -115,11 +115,11 @@ def load(path: str | PathLike[str]) -> TrainedGenerator:
     """
     place = Path(path)
     generator = _of_file(place) if place.is_file() else of_checkpoint(checkpoint.find(place))
-    return generator.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return] # as runs draw by default: the same bytes
+    return generator.to(memory_format=torch.channels_last)  # as runs draw by default: the same bytes
 
 
 def of_checkpoint(found: Checkpoint) -> TrainedGenerator:
-    """The generator that a checkpoint is sampled by, as ``load`` gives it.
+    """The generator that a checkpoint is sampled by, as ``load`` gives it, but contiguous in memory.
 
     Raises:
         ValueError: The checkpoint is of another version.
