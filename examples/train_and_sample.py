@@ -1,16 +1,17 @@
 """From nothing to samples in Python: draw flowers into shards, train on them for a minute, write a grid of samples."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import dcgan_dist
 
 RECIPE = Path(__file__).parents[1] / "configs" / "synthetic-arch1.yaml"
 
 
-def main(*, images: int = 4000, steps: int = 1000, base_channels: int = 24) -> Path:
-    """The grid of samples, a file in the directory of a new run below runs/."""
+def main(images: int, changes: Mapping[str, Any]) -> Path:
+    """The grid of samples, a file in the directory of a new run below runs/, from ``images`` flowers."""
     dcgan_dist.write_shards("synthetic", "shards/synthetic-32", size=32, options={"count": images}, workers=2)
-    changes = {"max_steps": steps, "base_channels": base_channels, "tracker": "none"}
     run = dcgan_dist.run_training(dcgan_dist.read_config(RECIPE, changes))
 
     generator = dcgan_dist.load(run)  # an nn.Module
@@ -20,4 +21,4 @@ def main(*, images: int = 4000, steps: int = 1000, base_channels: int = 24) -> P
 
 
 if __name__ == "__main__":
-    print(main())
+    print(main(4000, {"max_steps": 1000, "tracker": "none"}))

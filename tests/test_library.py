@@ -115,7 +115,8 @@ def test_a_run_is_that_of_the_command(flower_shards: Path, tmp_path: Path, capsy
     sample.main([str(here), "--seed", "3", "--count", "5", "--out", str(tmp_path / "grid.png")])
     pixels = dcgan_dist.load(here).sample(5, seed=3)
     assert pixels.shape == (5, 32, 32, 3)
-    assert (np.asarray(Image.open(tmp_path / "grid.png")) == dcgan_dist.grid(pixels)).all()
+    with Image.open(tmp_path / "grid.png") as image:
+        assert (np.asarray(image) == dcgan_dist.grid(pixels)).all()
 
 
 def test_what_the_command_tells_is_raised(flower_shards: Path, tmp_path: Path) -> None:
@@ -193,6 +194,7 @@ def test_wrong_shards_are_refused(source: str, arguments: dict[str, Any], messag
 def test_the_example_leaves_a_grid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     example = runpy.run_path(str(REPOSITORY / "examples" / "train_and_sample.py"))
-    picture = example["main"](images=48, steps=2, base_channels=4)
+    picture = example["main"](48, FEW | {"batch_size": 16})
     assert picture == Path("runs/synthetic-arch1-001/more.png")
-    assert Image.open(picture).size == (8 * 66 + 2, 8 * 66 + 2)  # 64 images, doubled, with white lines of 2 pixels
+    with Image.open(picture) as image:
+        assert image.size == (8 * 66 + 2, 8 * 66 + 2)  # 64 images, doubled, with white lines of 2 pixels

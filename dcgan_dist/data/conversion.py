@@ -29,8 +29,7 @@ class Written:
 
 
 Watch = Callable[[SourceSet, int], AbstractContextManager[Callable[[int], None]]]
-"""Called with what was found in the source and how many of its images are to become shards, before the work begins; in
-the context that it gives, its result is called with a number of images whenever so many more are done."""
+"""What is called for progress, before the work begins and during it."""
 
 
 @contextlib.contextmanager
@@ -60,10 +59,11 @@ def write_shards(
     part: Part = WHOLE,
     watch: Watch = unwatched,
 ) -> Written:
-    """A directory of shards, finished, from an original data set: what ``dcgan-shard SOURCE`` does.
+    """Shards, in a directory that is then finished, from an original data set: what ``dcgan-shard SOURCE`` does.
 
-    The bytes follow from the arguments alone, whatever the workers and interruptions. A second call converts only what
-    is missing or damaged.
+    The result has ``index`` (``index.contents`` is what stands in index.json), ``shards``, their number, and
+    ``images``, the number of those that had to be converted. The bytes follow from the arguments alone, whatever the
+    workers and interruptions; a second call converts only what is missing or damaged.
 
     Args:
         source: A row of SOURCES: flowers17, mnist, cifar10, folder, synthetic, ...
@@ -84,7 +84,8 @@ def write_shards(
             because they import it.
         skip_bad: Leave out images that cannot be read, and record them in the index.
         part: One of several that processes convert beside each other.
-        watch: For progress.
+        watch: Called with what was found in the source and how many of its images are to become shards; in the context
+            that it gives, its result is called with a number of images whenever so many more are done.
 
     Raises:
         ValueError: An argument or an input is wrong, or ``out`` holds something else; names it. Where the message
