@@ -134,7 +134,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_source(command: argparse.ArgumentParser, source: Source) -> None:
     """The arguments of a conversion, with the defaults of ``write_shards``."""
-    command.set_defaults(**{name: each.default for name, each in inspect.signature(write_shards).parameters.items()})
+    parameters = inspect.signature(write_shards).parameters.values()
+    command.set_defaults(**{each.name: each.default for each in parameters if each.default is not each.empty})
     add = command.add_argument
     if source.inputs:
         add("inputs", type=Path, nargs="+", metavar="FILE", help=source.inputs)
