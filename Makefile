@@ -5,7 +5,7 @@ DEMO_SHARDS := shards/synthetic-32
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check format test test-slow test-slurm test-containers test-gpu bench bench-quick clean
+.PHONY: help setup demo check format test test-slow test-slurm test-containers test-gpu bench bench-quick docs clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,6 +54,9 @@ bench: setup ## measure speed beside a textbook program; writes benchmarks/resul
 
 bench-quick: setup ## one step against the recorded ratios: fails on a loss of a fifth
 	$(BIN)/python -m benchmarks --quick
+
+docs: setup ## docs/api.md from docstrings
+	$(BIN)/python docs/api.py
 
 clean: ## remove .venv and caches; shards and runs stay
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache build dist *.egg-info

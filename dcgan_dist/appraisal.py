@@ -22,7 +22,7 @@ from dcgan_dist.distributed.runtime import Runtime, start
 from dcgan_dist.images import write_png
 from dcgan_dist.judging import UNMEASURED, Judge, default_extractor
 from dcgan_dist.metrics.extractors import download_inception
-from dcgan_dist.metrics.quality import BETTER
+from dcgan_dist.metrics.quality import NUMBERS
 from dcgan_dist.models import build_networks
 from dcgan_dist.progress import progress
 from dcgan_dist.real_features import RealImages, open_real_images
@@ -224,9 +224,11 @@ def _print_quality(outcome: dict[str, Any], console: Console) -> None:
     table.add_column(f"{count:,} fakes, {images:,} reals", justify="right")
     table.add_column(f"floor: {floor_images:,} reals, {floor_images:,} others", justify="right")
     table.add_column("better")
-    for name, better in BETTER.items():
+    for name, number in NUMBERS.items():
         if name in outcome["measures"]:
-            table.add_row(name, *(_with_deviation(outcome[side], name) for side in ("measures", "floor")), better)
+            table.add_row(
+                name, *(_with_deviation(outcome[side], name) for side in ("measures", "floor")), number.better
+            )
     console.print(table, soft_wrap=False)
 
 

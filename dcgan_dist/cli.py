@@ -5,8 +5,9 @@ import json
 import sys
 import types
 import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
+from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +17,9 @@ import yaml
 from dcgan_dist.config import LENGTHS, RunConfig, TrainConfig, changed, leaves
 from dcgan_dist.manual import PROGRAM, page
 from dcgan_dist.terminal import fail, first_process_alone_speaks, is_first_process, takes_colours
+
+_COMMANDS_OWN = ("config", "summary", "dry_run")
+"""Settings that say what else than training the command does, or where its settings are."""
 
 QUICK_START = """Which recipe on which data? For example, with no download:
 
@@ -40,13 +44,8 @@ def parse(argv: Sequence[str] | None = None) -> TrainConfig:
         arguments = normalised(arguments)
         base = TrainConfig()
         if path := _config_file(arguments):
-            values = read_yaml(Path(path))
-            if any(_names(argument) & set(LENGTHS) for argument in arguments):
-                values = {name: value for name, value in values.items() if name not in LENGTHS}
-            try:
-                base = changed(base, values)
-            except ValueError as error:
-                raise ValueError(f"config {path}: {error}") from None
+            lengthy = any(_names(argument) & set(LENGTHS) for argument in arguments)
+            base = _of_file(Path(path), without=LENGTHS if lengthy else ())
         if (topic := _help_topic(arguments)) is not None:
             text = page(base, topic)
             if is_first_process():
@@ -66,6 +65,47 @@ def parse(argv: Sequence[str] | None = None) -> TrainConfig:
             use_underscores=True,
             console_outputs=is_first_process(),
         )
+
+
+def read_config(path: str | PathLike[str], changes: Mapping[str, Any] | None = None) -> TrainConfig:
+    """The config of a YAML file with some settings changed: what ``--config`` and flags give.
+
+    A length among the changes takes the place of the file's.
+
+    Args:
+        path: A recipe, or the config.yaml of a run.
+        changes: Values by the names of settings, wherever in the config they are; ``run_dir`` and ``resume`` too.
+
+    Raises:
+        ValueError: A file or value is wrong; names file and line or setting, the rule and the value.
+    """
+    values = {name: _checked(name, value) for name, value in (changes or {}).items()}
+    return changed(_of_file(Path(path), without=LENGTHS if set(LENGTHS) & set(values) else ()), values)
+
+
+def _of_file(path: Path, *, without: Sequence[str]) -> TrainConfig:
+    """The config of a YAML file, but for some of its settings, which are as their defaults."""
+    values = {name: value for name, value in read_yaml(path).items() if name not in without}
+    try:
+        return changed(TrainConfig(), values)
+    except ValueError as error:
+        raise ValueError(f"config {path}: {error}") from None
+
+
+def _checked(name: str, value: Any) -> Any:
+    """The value of a setting that a program gives, as its field has it."""
+    types_by_name = leaf_types(TrainConfig)
+    if name not in types_by_name:
+        raise ValueError(_unknown(name, types_by_name))
+    if name in _COMMANDS_OWN:
+        raise ValueError(f"{name} belongs on the command line")
+    kind = types_by_name[name]
+    if kind is str and not isinstance(value, str | PathLike):
+        raise ValueError(f"{name} must be text, got {value!r}")
+    try:
+        return _converted([str(item) for item in value] if isinstance(value, list | tuple) else str(value), kind)
+    except ValueError as error:
+        raise ValueError(f"{name} must be {error}, got {value!r}") from None
 
 
 def normalised(arguments: Sequence[str]) -> list[str]:

@@ -46,7 +46,7 @@ class NetworkConfig:
     """The two networks."""
 
     model: str = "dcgan64"
-    """Networks: dcgan64, flowers_arch1, flowers_arch2, mnist28 or pooled."""
+    """Networks: dcgan64, flowers_arch1, flowers_arch2, mnist28 or pooled; docs/extending.md adds one."""
     image_size: int = 64
     """Height and width of an image, pixels. The shards must have the same."""
     channels: int = 3
@@ -113,7 +113,7 @@ class LossConfig:
     """What the networks minimise."""
 
     loss: str = "bce"
-    """Losses: bce, binary cross-entropy on logits."""
+    """Losses: bce, binary cross-entropy on logits; docs/extending.md adds one."""
     smooth_fake: float = 0.0
     """Weight of the answer "fake" in the discriminator's loss on reals (one-sided smoothing)."""
     smooth_real: float = 1.0
@@ -293,9 +293,9 @@ class EvaluationConfig:
     """Pixels a side that images are resized to for the extractor; 0 for its own number."""
     extractor_weights: str = ""
     """File of the weights of extractor inception; default: $DCGAN_INCEPTION_WEIGHTS, or where torch keeps downloads."""
-    best_metric: Literal["auto", "fid", "kid", "is", "precision", "recall", "density", "coverage", "collapse"] = "auto"
-    """What best/ is chosen by, among generators whose samples have not collapsed once there is one. auto: kid when
-    quality is measured, else the score of collapse."""
+    best_metric: str = "auto"
+    """What best/ is chosen by, among generators whose samples have not collapsed once there is one: fid, kid, is,
+    precision, recall, density, coverage or collapse. auto: kid when quality is measured, else the score of collapse."""
     on_collapse: Literal["warn", "rollback"] = "warn"
     """What an alarm of collapse does besides saying so. rollback: go back to best/ with a lower learning rate, as
     on_divergence does."""

@@ -28,7 +28,7 @@ class Evaluation:
     """Numbers on a generator, each with its floor."""
 
     measures: dict[str, float]
-    """By their short names: fid, kid, kid_std, is, is_std, precision, recall, density, coverage."""
+    """By their short names: fid, kid, kid_std, ...; docs/metrics.md."""
     floor: dict[str, float]
     """The same between two parts of the data."""
     extractor: str

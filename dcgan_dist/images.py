@@ -2,6 +2,7 @@
 
 import io
 import math
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -61,7 +62,7 @@ def grid(pixels: NDArray[np.uint8], columns: int | None = None, *, scale: int | 
     return picture
 
 
-def write_png(path: Path, pixels: NDArray[np.uint8]) -> None:
+def write_png(path: str | PathLike[str], pixels: NDArray[np.uint8]) -> None:
     """Write ``pixels``, (H, W) grey or (H, W, 3) RGB, as a PNG file that is whole or absent.
 
     Raises:
@@ -71,4 +72,4 @@ def write_png(path: Path, pixels: NDArray[np.uint8]) -> None:
 
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format="PNG")
-    write_whole(path, buffer.getvalue())
+    write_whole(Path(path), buffer.getvalue())

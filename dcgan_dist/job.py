@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from functools import partial
-from typing import Any, NoReturn
+from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from rich.console import Console
@@ -41,71 +42,118 @@ TRIAL_STEPS = 5
 """Steps that --dry_run times, after one to warm up."""
 
 
+class RefusedError(ValueError):
+    """The run cannot start as it was asked for: the user's mistake, the same on all ranks."""
+
+
+class StoppedAtOnce(KeyboardInterrupt):
+    """A second Ctrl-C came before the state was saved."""
+
+
+def run_training(config: TrainConfig) -> Path:
+    """The run directory of one training run, all of it: what ``accelerate launch -m dcgan_dist.train`` does.
+
+    A second call makes another run, or goes on with one when ``resume`` is set. Under a launcher every process calls
+    this, and all of them train one run; without one, this process trains it alone. The main process prints how it goes,
+    and status.json in the directory says how it ended: until this returns, the first Ctrl-C, SIGTERM, SIGHUP or SIGUSR2
+    asks the run to save its state and stop. Call it from the main thread, which is where Python handles signals.
+
+    Args:
+        config: As ``read_config`` gives it; its length is in ``max_steps``, ``max_epochs`` (passes over the data) or
+            ``max_images``.
+
+    Raises:
+        RefusedError: A ValueError. The config, its data or the run directory will not do; names field or file, the rule
+            and the value, on all processes.
+        DivergenceError: A loss or weight is not a number any more; names the step and the network.
+        OSError: A file cannot be read or written.
+        PeerError: Another process failed; names it and says why.
+        StoppedAtOnce: A KeyboardInterrupt. Ctrl-C came twice.
+    """
+    if config.run.summary or config.run.dry_run:
+        raise RefusedError("summary and dry_run belong on the command line")
+    return _carried_out(config, _run)
+
+
 def whole_job(config: TrainConfig) -> None:
     """Train one run, or print what was asked for instead; whatever ends it early is one message and an exit code."""
     try:
         if config.run.summary:
             if is_first_process():
                 print_summary(config)
-            return
-        runtime = start(config.compute)
-    except ValueError as error:
+        elif config.run.dry_run:
+            _carried_out(config, _dry_run)
+        else:
+            run_training(config)
+    except RefusedError as error:
         fail(str(error))
-    with attended():
-        _listening(config, runtime)
-
-
-def _listening(config: TrainConfig, runtime: Runtime) -> None:
-    """The whole job; signals ask it to stop."""
-    runtime.stop.listen()
-    try:
-        with contextlib.ExitStack() as held:
-            _prepare_and_run(config, runtime, held)
-    except BaseException:
-        if runtime.stop.at_once:
-            fail("stopped at once by a second Ctrl-C; --resume goes on from the newest checkpoint", code=1)
-        raise
-    finally:
-        runtime.stop.unlisten()
-
-
-def _prepare_and_run(config: TrainConfig, runtime: Runtime, held: contextlib.ExitStack) -> None:
-    try:
-        with last_words():
-            job = prepared(config, runtime, held)
-    except ValueError as error:
-        fail(str(error))
-    except OSError as error:  # the same on all ranks
-        fail(in_words(error), code=1)
-    except PeerError as error:
-        _fail_here(error)
-    try:
-        with contextlib.closing(job.loader), last_words():
-            if config.run.dry_run:
-                _dry_run(job)
-            else:
-                _run(job)
-            runtime.end()
-    except DivergenceError as error:
+    except (DivergenceError, StoppedAtOnce) as error:
         fail(str(error), code=1)
-    except (OSError, PeerError) as error:
-        _fail_here(error)
-
-
-def _fail_here(error: OSError | PeerError) -> NoReturn:
-    """End the process with exit code 1; the message comes from the rank that met the error, or one of those left."""
-    if isinstance(error, PeerError):
-        if error.is_teller:
+    except (OSError, PeerError) as error:  # from the rank that met it, or one of those left
+        if not isinstance(error, PeerError):
+            tell(in_words(error))
+        elif error.is_teller:
             tell(str(error))
-    else:
-        tell(in_words(error))
-    raise SystemExit(1)
+        raise SystemExit(1) from None
+
+
+T = TypeVar("T")
+
+
+def _carried_out(config: TrainConfig, action: Callable[[Job], T]) -> T:
+    """What ``action`` makes of the run that was prepared, on all ranks; signals ask it to stop.
+
+    Raises:
+        RefusedError: as run_training, and so on.
+    """
+    with _refusing():
+        runtime = start(config.compute)
+    with attended(), contextlib.ExitStack() as held:
+        runtime.stop.listen()
+        try:
+            job = _prepared(config, runtime, held)
+            with contextlib.closing(job.loader), last_words():
+                outcome = action(job)
+                runtime.end()
+        except BaseException:
+            if runtime.stop.at_once:
+                message = "stopped at once by a second Ctrl-C; --resume goes on from the newest checkpoint"
+                raise StoppedAtOnce(message) from None
+            raise
+        finally:
+            runtime.stop.unlisten()
+    return outcome
+
+
+def _prepared(config: TrainConfig, runtime: Runtime, held: contextlib.ExitStack) -> Job:
+    """The run that can start; whatever keeps it from that is the same on all ranks, and one of them tells it."""
+    try:
+        with _refusing(), last_words():
+            return prepared(config, runtime, held)
+    except OSError as error:
+        if runtime.is_main:
+            raise
+        raise PeerError(f"rank 0: {error}", is_teller=False) from None
+
+
+@contextlib.contextmanager
+def _refusing() -> Iterator[None]:
+    """Turn a ValueError, which here is the user's mistake and no fault of the program, into a RefusedError."""
+    try:
+        yield
+    except ValueError as error:
+        raise RefusedError(str(error)) from None
 
 
 def print_summary(config: TrainConfig) -> None:
-    """Both networks as tables."""
-    generator, discriminator = build_networks(config.network, seed=config.seed)
-    freeze(generator, discriminator, config.fine_tuning)
+    """Both networks as tables.
+
+    Raises:
+        RefusedError: There are none of such a config.
+    """
+    with _refusing():
+        generator, discriminator = build_networks(config.network, seed=config.seed)
+        freeze(generator, discriminator, config.fine_tuning)
     network = config.network
     console = Console()
     console.print(summary(generator, torch.zeros(1, network.latent_dim), title="generator"))
@@ -113,8 +161,8 @@ def print_summary(config: TrainConfig) -> None:
     console.print(summary(discriminator, image, title="discriminator"))
 
 
-def _run(job: Job) -> None:
-    """Train, and leave a run directory."""
+def _run(job: Job) -> Path:
+    """Train, and leave a run directory: this one."""
     runtime, run, resumed = job.runtime, job.run, job.resumed
     with _status(job):
         first_step = resumed.step if resumed else 0
@@ -168,6 +216,7 @@ def _run(job: Job) -> None:
                     refer_to_checkpoints(tracker.wandb, run, data_digest=job.loader.digest)
     if runtime.is_main:
         _say_goodbye(job, account, step=training.step, steps=training.step - first_step, seconds=seconds)
+    return run.path
 
 
 def _tracker(job: Job, facts: Mapping[str, Any], *, first_step: int) -> Tracker:

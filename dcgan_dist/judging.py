@@ -16,7 +16,7 @@ from dcgan_dist.config import TrainConfig
 from dcgan_dist.distributed import collectives
 from dcgan_dist.evaluation import Evaluation, Report, evaluate, prepare, silent
 from dcgan_dist.metrics import efflite0
-from dcgan_dist.metrics.quality import BETTER
+from dcgan_dist.metrics.quality import NUMBERS
 from dcgan_dist.real_features import Reference, open_real_images
 from dcgan_dist.real_variety import UnfitDataError, Variety, real_variety
 from dcgan_dist.sampling import sample_pixels
@@ -90,7 +90,10 @@ class Judge:
         self._config = config
         self._variety: Variety | None = None
         settings = config.evaluation
-        if settings.best_metric in BETTER and settings.extractor == "none":
+        if settings.best_metric not in ("auto", "collapse", *NUMBERS):
+            known = ", ".join(NUMBERS)
+            raise ValueError(f"best_metric must be auto, collapse or one of {known}, got {settings.best_metric}")
+        if settings.best_metric in NUMBERS and settings.extractor == "none":
             raise ValueError(f"best_metric {settings.best_metric} needs an extractor, got extractor none")
         self.real_images = open_real_images(config.images, config.network)
         """What is compared with."""
@@ -98,7 +101,7 @@ class Judge:
         """The real side of quality; None without an extractor."""
         if settings.extractor != "none":
             self.real_features = prepare(settings, self.real_images, device=device, report=report)
-            if settings.best_metric in BETTER and settings.best_metric not in self.real_features.floor:
+            if settings.best_metric in NUMBERS and settings.best_metric not in self.real_features.floor:
                 raise ValueError(
                     f"best_metric {settings.best_metric} needs an extractor that classifies, got {settings.extractor}"
                 )
@@ -187,4 +190,4 @@ class Judge:
             return collapse
         assert quality is not None
         value = quality.measures[name]
-        return value if BETTER[name] == "lower" else -value
+        return value if NUMBERS[name].better == "lower" else -value

@@ -52,5 +52,7 @@ def _wide(logits: Tensor) -> Tensor:
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
-LOSSES = {"bce": Loss(discriminator=bce_discriminator, generator=bce_generator)}
+LOSSES = {
+    "bce": Loss(discriminator=bce_discriminator, generator=bce_generator),
+}
 """The values of the config field ``loss``."""

@@ -21,7 +21,7 @@ from dcgan_dist.kept import KeptFile
 from dcgan_dist.metrics.extractors import Extractor
 from dcgan_dist.metrics.features import FeatureSet, extract
 from dcgan_dist.metrics.moments import Moments
-from dcgan_dist.metrics.quality import LEAST_IMAGES, quality
+from dcgan_dist.metrics.quality import LEAST_IMAGES, QUALITY, quality
 
 FORMAT = 2
 """Version of the kept file; changes when anything about the numbers in it does."""
@@ -137,7 +137,7 @@ def reference(
         raise ValueError(f"data must have at least {2 * LEAST_IMAGES} images to be measured against, has {reals.count}")
     images, floor_images = min(count, reals.count), min(count, reals.count // 2)
     used = max(images, 2 * floor_images)
-    facts = [FORMAT, reals.digest, reals.channels, reals.flip, extractor.identity, images, used]
+    facts = [FORMAT, reals.digest, reals.channels, reals.flip, extractor.identity, images, used, *QUALITY]
     key = hashlib.sha256(json.dumps(facts).encode() + reals.images[:used].tobytes()).hexdigest()
     name = f".features-{extractor.name}-n{images}-{key[:16]}"
     kept = KeptFile(name, reals.files, cache_dir=reals.cache_dir)

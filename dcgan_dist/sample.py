@@ -106,23 +106,21 @@ def _progress(run: Path, *, out: Path) -> None:
 
 
 def _sample(arguments: argparse.Namespace) -> None:
-    import torch
-
     from dcgan_dist.animation import SUFFIXES
     from dcgan_dist.images import grid, write_png
     from dcgan_dist.interpolation import interpolated
     from dcgan_dist.pictures import animate_ways
-    from dcgan_dist.sampling import pixels_of, sample_pixels
+    from dcgan_dist.sampling import pixels_of
     from dcgan_dist.trained import load
 
     run, seed, rows = arguments.run, arguments.seed or 0, arguments.interpolate
-    generator = load(run).to(memory_format=torch.channels_last)  # as runs draw by default: the same bytes
+    generator = load(run)
     network = generator.config
     origin = f"seed {seed} from step {generator.origin.step} of {run}"
     if not rows:
         count = arguments.count or COUNT
         out = arguments.out or Path("samples.png")
-        write_png(out, grid(sample_pixels(generator, range(count), seed=seed, network=network)))
+        write_png(out, grid(generator.sample(count, seed=seed)))
         print(f"{out}: {count} images of {origin}")
         return
 

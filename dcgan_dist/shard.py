@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import dataclasses
 import functools
+import inspect
 import json
 import signal
 import sys
@@ -20,14 +21,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.table import Table
 from rich.text import Text
 
-from dcgan_dist.data.claim import WHOLE, Part, claimed
-from dcgan_dist.data.convert import Job, UnreadableImagesError, convert, convert_part, finish, images_of
+from dcgan_dist.data.claim import Part, claimed
+from dcgan_dist.data.conversion import write_shards
+from dcgan_dist.data.convert import UnreadableImagesError, finish
 from dcgan_dist.data.errors import DamagedError
 from dcgan_dist.data.members import printable
-from dcgan_dist.data.shards import FORMAT, Index, Settings, read_index, read_rows, verify
-from dcgan_dist.data.sources import SOURCES, Option, Request, Source, SourceSet, Subset
+from dcgan_dist.data.shards import Index, read_index, read_rows, verify
+from dcgan_dist.data.sources import SOURCES, Option, Source, SourceSet
 from dcgan_dist.data.subset import names_in
-from dcgan_dist.data.transforms import MAX_PIXELS, Crop, Format, Resize, Target
+from dcgan_dist.data.transforms import Crop, Format, Resize
 from dcgan_dist.images import grid, write_png
 from dcgan_dist.machine import cores
 from dcgan_dist.terminal import INTERRUPTED, SCREEN_COLUMNS, can_draw, ending, in_words, no_traceback
@@ -145,31 +147,29 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_source(command: argparse.ArgumentParser, source: Source) -> None:
-    """The arguments of a conversion."""
+    """The arguments of a conversion, with the defaults of ``write_shards``."""
+    parameters = inspect.signature(write_shards).parameters.values()
+    command.set_defaults(**{each.name: each.default for each in parameters if each.default is not each.empty})
     add = command.add_argument
     if source.inputs:
-        add("files", type=Path, nargs="+", metavar="FILE", help=source.inputs)
-    else:
-        command.set_defaults(files=[])
+        add("inputs", type=Path, nargs="+", metavar="FILE", help=source.inputs)
     add("--out", type=Path, required=True, metavar="DIR", help="directory to write; its name names the shards")
     for name, option in source.options.items():
         _add_option(command, name, option)
-    add("--size", type=_positive, default=64, metavar="N", help="height and width, pixels (default 64)")
+    add("--size", type=_positive, metavar="N", help="height and width, pixels (default %(default)s)")
     add("--gray", action="store_true", help="one channel instead of RGB")
     if source.decodes:
-        add("--crop", choices=get_args(Crop), default="none", help=CROP_HELP)
-        add("--resize", choices=get_args(Resize), default="area", help=RESIZE_HELP)
+        add("--crop", choices=get_args(Crop), help=CROP_HELP)
+        add("--resize", choices=get_args(Resize), help=RESIZE_HELP)
         add("--skip-bad", action="store_true", help=SKIP_BAD_HELP)
-    else:
-        command.set_defaults(crop="none", resize="area", skip_bad=False)
-    add("--format", choices=get_args(Format), default="png", help=FORMAT_HELP)
-    add("--classes", type=names_in, default=(), metavar="NAME,NAME", help="these classes alone (default all)")
-    add("--limit", type=_positive, default=0, metavar="N", help="N images alone, drawn at random (default all)")
-    add("--subset-seed", type=int, metavar="N", help="seed of that draw (default 0)")
-    add("--shard-images", type=_positive, default=512, metavar="N", help="images a shard (default 512)")
-    add("--shuffle-seed", type=int, default=0, metavar="N", help="seed of the order in the shards (default 0)")
+    add("--format", choices=get_args(Format), help=FORMAT_HELP)
+    add("--classes", type=names_in, metavar="NAME,NAME", help="these classes alone (default all)")
+    add("--limit", type=_positive, metavar="N", help="N images alone, drawn at random (default all)")
+    add("--subset-seed", type=int, metavar="N", help="seed of that draw (default %(default)s)")
+    add("--shard-images", type=_positive, metavar="N", help="images a shard (default %(default)s)")
+    add("--shuffle-seed", type=int, metavar="N", help="seed of the order in the shards (default %(default)s)")
     add("--workers", type=_positive, default=cores(), metavar="N", help=f"processes (default all cores, {cores()})")
-    add("--part", type=_part, default=WHOLE, metavar="I/N", help=PART_HELP)
+    add("--part", type=_part, metavar="I/N", help=PART_HELP)
     add("--quiet", action="store_true", help="print nothing but errors")
 
 
@@ -208,50 +208,42 @@ def _dashed(argument: str) -> str:
 def _convert(name: str, arguments: argparse.Namespace) -> None:
     """Convert one source."""
     began = time.monotonic()
-    source = SOURCES[name]
-    values = {key: getattr(arguments, key) for key in source.options}
-    target = Target(arguments.size, 1 if arguments.gray else 3, arguments.crop, arguments.resize, arguments.format)
-    subset = Subset(arguments.classes, arguments.limit, arguments.subset_seed or 0)
-    _check_arguments(name, arguments)
     part: Part = arguments.part
-    with claimed(arguments.out, part) as scratch:
-        found = subset.of(source.open(Request(tuple(arguments.files), values, scratch)))
-        settings = Settings(
-            format=FORMAT,
-            name=arguments.out.resolve().name,
-            source=name,
-            source_files=found.files,
-            source_options=values,
-            source_images=len(found.records),
-            classes=found.classes,
-            target=target,
-            shuffle_seed=arguments.shuffle_seed,
-            shard_images=arguments.shard_images,
-            subset=subset,
-        )
+
+    @contextlib.contextmanager
+    def watch(found: SourceSet, images: int) -> Iterator[Callable[[int], None]]:
         if not arguments.quiet:
-            _print_source(found, grey=source.grey and not arguments.gray)
-        with _progress(images_of(part, settings), quiet=arguments.quiet) as report:
-            job = Job(
-                found.records,
-                arguments.out,
-                settings,
-                scratch=scratch,
-                workers=arguments.workers,
-                skip_bad=arguments.skip_bad,
-                report=report,
-            )
-            if part == WHOLE:
-                index, converted = convert(job)
-            else:
-                shards, converted = convert_part(job, part)
+            _print_source(found, grey=SOURCES[name].grey and not arguments.gray)
+        with _progress(images, quiet=arguments.quiet) as report:
+            yield report
+
+    written = write_shards(
+        name,
+        arguments.out,
+        inputs=arguments.inputs,
+        options={key: getattr(arguments, key) for key in SOURCES[name].options},
+        size=arguments.size,
+        gray=arguments.gray,
+        crop=arguments.crop,
+        resize=arguments.resize,
+        format=arguments.format,
+        classes=arguments.classes,
+        limit=arguments.limit,
+        subset_seed=arguments.subset_seed,
+        shard_images=arguments.shard_images,
+        shuffle_seed=arguments.shuffle_seed,
+        workers=arguments.workers,
+        skip_bad=arguments.skip_bad,
+        part=part,
+        watch=watch,
+    )
     seconds = time.monotonic() - began
     if arguments.quiet:
         return
-    if part == WHOLE:
-        _print_summary(index, converted, seconds=seconds)
+    if written.index:
+        _print_summary(written.index, written.images, seconds=seconds)
     else:
-        _say(f"part {part}: {_rate(converted, seconds)} in {counted(shards, 'shard')}")
+        _say(f"part {part}: {_rate(written.images, seconds)} in {counted(written.shards, 'shard')}")
         _say(f"when all {part.count} parts are done: {PROGRAM} finish {arguments.out}")
 
 
@@ -264,21 +256,6 @@ def _finish(arguments: argparse.Namespace) -> None:
     if not arguments.quiet:
         _say(f"checked {counted(len(index.contents.shards), 'shard')} in {time.monotonic() - began:.1f} s")
         _print_end(index)
-
-
-def _check_arguments(name: str, arguments: argparse.Namespace) -> None:
-    """Raise ValueError at what argparse cannot know."""
-    smallest, size = SOURCES[name].smallest_size, arguments.size
-    if size < smallest:
-        raise ValueError(f"--size: {name} needs at least {smallest}, got {size}")
-    if size**2 > MAX_PIXELS:
-        raise ValueError(f"--size: an image must have at most {MAX_PIXELS:,} pixels, got {size} x {size}")
-    if arguments.subset_seed is not None and not arguments.limit:
-        raise ValueError(f"--subset-seed {arguments.subset_seed} has no effect without --limit")
-    out = arguments.out.resolve()
-    for path in arguments.files:
-        if path.is_dir() and out.is_relative_to(path.resolve()):
-            raise ValueError(f"--out {arguments.out}: must not lie in {path}, from which the images are read")
 
 
 def _print_source(found: SourceSet, *, grey: bool) -> None:

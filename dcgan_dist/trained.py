@@ -13,7 +13,9 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
@@ -26,6 +28,7 @@ from dcgan_dist.distributed.collectives import digest
 from dcgan_dist.distributed.draws import sample_latent
 from dcgan_dist.images import to_pixels
 from dcgan_dist.models import empty_generator
+from dcgan_dist.sampling import sample_pixels
 
 FORMAT = 2
 """Version of the JSON object."""
@@ -86,13 +89,21 @@ class TrainedGenerator(nn.Module):
         weight = next(self.parameters())
         return z.to(weight.device, weight.dtype)
 
+    def sample(self, count: int, *, seed: int = 0) -> NDArray[np.uint8]:
+        """Pixels (count, image_size, image_size, channels), 0 to 255: images 0 to count - 1 of a seed.
+
+        Image i depends on ``seed`` and i alone, and its bytes are those that dcgan-sample draws. Where several
+        processes train together, each calls this and has all images.
+        """
+        return sample_pixels(self, range(count), seed=seed, network=self.config)
+
     def to_pixels(self, images: Tensor) -> Tensor:
         """Pixels, uint8, of float ``images`` of any shape: 0 is black, 255 white, what lies beyond is clamped."""
         return to_pixels(images, self.value_range)
 
 
 def load(path: str | PathLike[str]) -> TrainedGenerator:
-    """The trained generator at ``path``, on the CPU, in the type that it was trained in.
+    """The trained generator at ``path``, on the CPU, in the type that it was trained in, channels last in memory.
 
     Args:
         path: A file that ``dcgan-export --format safetensors`` wrote, a run directory (its newest whole checkpoint is
@@ -103,11 +114,12 @@ def load(path: str | PathLike[str]) -> TrainedGenerator:
         OSError: A file cannot be read.
     """
     place = Path(path)
-    return _of_file(place) if place.is_file() else of_checkpoint(checkpoint.find(place))
+    generator = _of_file(place) if place.is_file() else of_checkpoint(checkpoint.find(place))
+    return generator.to(memory_format=torch.channels_last)  # as runs draw by default: the same bytes
 
 
 def of_checkpoint(found: Checkpoint) -> TrainedGenerator:
-    """The generator that a checkpoint is sampled by, as ``load`` gives it.
+    """The generator that a checkpoint is sampled by, as ``load`` gives it, but contiguous in memory.
 
     Raises:
         ValueError: The checkpoint is of another version.

@@ -19,8 +19,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from dcgan_dist.cli import read_yaml, to_yaml
-from dcgan_dist.config import NetworkConfig, TrainConfig, changed
+from dcgan_dist.cli import read_config, to_yaml
+from dcgan_dist.config import NetworkConfig, TrainConfig
 from dcgan_dist.data.order import Order
 from dcgan_dist.data.resident import ResidentLoader
 from dcgan_dist.data.synthetic import draw_flower
@@ -171,7 +171,7 @@ class ReferenceRunError(Exception):
 
 def _main(directory: str, *, steps: int, seconds: float) -> None:
     """The part of ``on_one_process`` that runs in the process of its own."""
-    config = changed(TrainConfig(), read_yaml(Path(directory) / CONFIG))
+    config = read_config(Path(directory) / CONFIG)
     runtime = start(config.compute)
     images = draw_images(config.network)
     done = outcome(config, runtime, images=images, steps=steps, seconds_in_all=seconds)

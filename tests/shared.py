@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from dcgan_dist.cli import read_yaml
-from dcgan_dist.config import TrainConfig, changed
+from dcgan_dist.cli import read_config
+from dcgan_dist.config import TrainConfig
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -21,4 +21,4 @@ def needs_shared(path: str) -> pytest.MarkDecorator:
 
 
 def recipe(name: str) -> TrainConfig:
-    return changed(TrainConfig(), read_yaml(REPOSITORY / "configs" / f"{name}.yaml"))
+    return read_config(REPOSITORY / "configs" / f"{name}.yaml")

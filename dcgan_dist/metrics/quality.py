@@ -1,6 +1,8 @@
 """The measures of quality that need features: the table of them, and their names."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
 
 from dcgan_dist.metrics.features import FeatureSet
 from dcgan_dist.metrics.fid import frechet_distance
@@ -8,18 +10,27 @@ from dcgan_dist.metrics.inception_score import inception_score
 from dcgan_dist.metrics.kid import kernel_distance
 from dcgan_dist.metrics.neighbours import neighbourhood
 
-BETTER = {
-    "fid": "lower",
-    "kid": "lower",
-    "is": "higher",
-    "precision": "higher",
-    "recall": "higher",
-    "density": "higher",
-    "coverage": "higher",
-}
-"""Which way each measure is better, in the order of tables; the others are deviations of these."""
 LEAST_IMAGES = 20
 """Of either side, for every measure to be defined."""
+
+
+@dataclass(frozen=True)
+class Number:
+    """One number that people compare."""
+
+    better: Literal["lower", "higher"]
+    meaning: str
+    """In words, for reports."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A row of QUALITY: one calculation, which gives one or more numbers."""
+
+    measured: Callable[[FeatureSet, FeatureSet], dict[str, float]]
+    """From the features of the data and of the fakes to numbers by their short names: those of ``numbers``, as far as
+    the extractor allows, each with or without a NAME_std, its deviation. On the features' device."""
+    numbers: Mapping[str, Number]
 
 
 def _fid(real: FeatureSet, fake: FeatureSet) -> dict[str, float]:
@@ -48,13 +59,23 @@ def _neighbours(real: FeatureSet, fake: FeatureSet) -> dict[str, float]:
     }
 
 
-QUALITY: Mapping[str, Callable[[FeatureSet, FeatureSet], dict[str, float]]] = {
-    "fid": _fid,
-    "kid": _kid,
-    "is": _inception_score,
-    "neighbours": _neighbours,
+QUALITY = {
+    "fid": Measure(_fid, {"fid": Number("lower", "Fréchet distance of features")}),
+    "kid": Measure(_kid, {"kid": Number("lower", "kernel distance of features")}),
+    "is": Measure(_inception_score, {"is": Number("higher", "inception score")}),
+    "neighbours": Measure(
+        _neighbours,
+        {
+            "precision": Number("higher", "samples that lie among reals"),
+            "recall": Number("higher", "reals that lie among samples"),
+            "density": Number("higher", "reals around a sample"),
+            "coverage": Number("higher", "reals that have a sample near"),
+        },
+    ),
 }
-"""Functions of the data's features and the fakes'; each gives one or more numbers by name."""
+"""Each calculation, in the order of tables."""
+NUMBERS = {name: number for measure in QUALITY.values() for name, number in measure.numbers.items()}
+"""Every number of QUALITY by its short name."""
 
 
 def quality(real: FeatureSet, fake: FeatureSet) -> dict[str, float]:
@@ -66,7 +87,7 @@ def quality(real: FeatureSet, fake: FeatureSet) -> dict[str, float]:
     for side, found in (("data", real), ("fakes", fake)):
         if len(found.features) < LEAST_IMAGES:
             raise ValueError(f"quality needs at least {LEAST_IMAGES} images of the {side}, got {len(found.features)}")
-    return {name: value for measure in QUALITY.values() for name, value in measure(real, fake).items()}
+    return {name: value for row in QUALITY.values() for name, value in row.measured(real, fake).items()}
 
 
 def full_name(measure: str, extractor: str, count: int) -> str:

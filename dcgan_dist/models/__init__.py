@@ -78,6 +78,8 @@ MODELS = {
     ),
 }
 """The values of the config field ``model``."""
+_OF_ONE_PROCESS = {nn.BatchNorm1d, nn.BatchNorm2d, nn.Dropout, nn.Dropout2d}
+"""Layers of torch that know one process's rows alone, or draw from a state: the run would depend on their number."""
 
 
 def build_networks(config: NetworkConfig, *, seed: int) -> tuple[nn.Module, nn.Module]:
@@ -92,6 +94,7 @@ def build_networks(config: NetworkConfig, *, seed: int) -> tuple[nn.Module, nn.M
     with torch.random.fork_rng(devices=[]):  # torch's own initial weights, soon replaced, would move its global state
         networks = model.generator(config), model.discriminator(config)
     for number, network in enumerate(networks):
+        assert not _OF_ONE_PROCESS & set(map(type, network.modules())), "take BatchNorm2d and Dropout of distributed/"
         model.initialise(network, torch.Generator().manual_seed(2 * seed + number))
     return networks
 

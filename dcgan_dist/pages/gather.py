@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dcgan_dist.cli import read_yaml
+from dcgan_dist.cli import read_config
 from dcgan_dist.clock import Account
 from dcgan_dist.collapse.reference import ColourMode
-from dcgan_dist.config import TrainConfig, changed, leaves
+from dcgan_dist.config import TrainConfig, leaves
 from dcgan_dist.pictures import histogram_counts
 from dcgan_dist.records import Curve, Row, curves, is_number, read_rows, training_seconds
 from dcgan_dist.run_directory import RunDirectory
@@ -104,7 +104,7 @@ def _gathered(path: Path, name: str) -> Run:
         except ValueError as error:
             notes.append(f"{directory.status.name} cannot be read: {error}")
     try:
-        run.config = changed(TrainConfig(), read_yaml(directory.config))
+        run.config = read_config(directory.config)
     except (ValueError, RecursionError) as error:
         notes.append(f"settings cannot be read: {error}")
     else:
@@ -155,7 +155,7 @@ def _recipe(name: str) -> tuple[str, dict[str, str]]:
     for folder in (RECIPES, Path("configs")):
         path = folder / f"{name}.yaml"
         try:
-            return f"recipe {name}", _written(changed(TrainConfig(), read_yaml(path)))
+            return f"recipe {name}", _written(read_config(path))
         except (ValueError, RecursionError):
             continue  # no such file, or of another version
     return "defaults", _written(TrainConfig())

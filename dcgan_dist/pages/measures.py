@@ -4,12 +4,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dcgan_dist.metrics import quality
+from dcgan_dist.metrics.quality import NUMBERS
 from dcgan_dist.pages.gather import Run
 from dcgan_dist.pictures import LABELS
 from dcgan_dist.records import Curve
 
-BETTER = quality.BETTER | {
+BETTER = {name: number.better for name, number in NUMBERS.items()} | {
     "score": "lower",
     "ndb": "lower",
     "bins_js": "lower",
@@ -25,6 +25,7 @@ Losses and scores of a GAN have no better: each is the other's worse. Nor have l
 which noise has the least, or sharpness, of which it has the most.
 """
 MEANINGS = LABELS | {
+    **{f"eval/{name}": number.meaning for name, number in NUMBERS.items()},
     "rollbacks": "how often the run has gone back",
     "time/step": "seconds a step",
     "time/data": "seconds a step waiting for data",
@@ -33,13 +34,6 @@ MEANINGS = LABELS | {
     "time/images_per_second": "real images a second",
     "time/eval": "seconds of an evaluation",
     "time/eval_share": "part of the time so far that evaluations took",
-    "eval/fid": "Fréchet distance of features",
-    "eval/kid": "kernel distance of features",
-    "eval/is": "inception score",
-    "eval/precision": "samples that lie among reals",
-    "eval/recall": "reals that lie among samples",
-    "eval/density": "reals around a sample",
-    "eval/coverage": "reals that have a sample near",
     "collapse/score": "variety that samples lack",
     "collapse/ndb": "bins of another share than the data's",
     "collapse/bins_js": "divergence of bins, bits",
