@@ -333,8 +333,10 @@ def test_the_first_hour(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys:
     monkeypatch.chdir(tmp_path)
     shutil.copytree(REPOSITORY / "configs", "configs")
     pictures = np.random.default_rng(0).integers(0, 256, (200, 48, 40, 3), dtype=np.uint8)
-    for number, pixels in enumerate(pictures):  # the reader's own photographs
-        write_png(tmp_path / "photos" / ("cats" if number % 2 else "dogs") / f"{number}.png", pixels)
+    for kind in ("cats", "dogs"):  # the reader's own photographs
+        (tmp_path / "photos" / kind).mkdir(parents=True)
+    for number, pixels in enumerate(pictures):
+        write_png(tmp_path / "photos" / ("cats", "dogs")[number % 2] / f"{number}.png", pixels)
     for module, arguments in first_hour():
         extra = [each for key, value in SMALL.items() if key in f"{module} {arguments[0]}" for each in value]
         if "--resume" in arguments:
