@@ -32,8 +32,8 @@ SCRIPTS = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-
 MAKEFILE = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
 MADE = {"launchers/site.env", "benchmarks/results.md"}  # by the reader, by a command
 OTHERS = {
-    *(".", "[", "alias", "cd", "cp", "done", "export", "find", "ls", "mkdir", "nano", "source", "squeue", "while"),
-    *("apptainer", "bash", "docker", "enroot", "git", "pip", "sort", "srun", "tee", "touch", "wandb", "xargs"),
+    *(".", "[", "alias", "cd", "cp", "done", "export", "find", "ls", "mkdir", "source", "squeue", "while"),
+    *("apptainer", "docker", "enroot", "git", "pip", "sort", "srun", "tee", "touch", "wandb", "xargs"),
     *("cat", "continue", "do", "grep", "pre-commit", "uniq"),
 }
 """Programs that are not ours, and words of the shell."""
@@ -259,6 +259,12 @@ def _call(module: str, arguments: list[str]) -> None:
         cli.settings(arguments[arguments.index("--") + 1 :])
     name = module if "." in module else f"{module}.__main__"
     importlib.import_module(name).main(arguments)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_blocks_name_a_kind_that_is_looked_at(name: str) -> None:
+    kinds = re.findall(r"^[ ]*```(.*)$", (REPOSITORY / name).read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert set(kinds[::2]) <= {"python", "sh", "text", "yaml"}
 
 
 @pytest.mark.usefixtures("_parse_alone")
