@@ -117,7 +117,7 @@ def is_target(name: str) -> bool:
 
 def commands(text: str) -> list[list[str]]:
     """The words of each command in a page's blocks of shell, and behind the prompts of its transcripts."""
-    found = []
+    found: list[list[str]] = []
     for kind, block in re.findall(r"^[ ]*```(\w+)\n(.*?)^[ ]*```$", text, flags=re.DOTALL | re.MULTILINE):
         if kind == "text":
             block = "\n".join(re.findall(r"^\$ ((?:.*\\\n)*.*)$", block, flags=re.MULTILINE))
@@ -129,7 +129,8 @@ def commands(text: str) -> list[list[str]]:
 
 def statements(block: str) -> list[list[str]]:
     """The words of each simple command of a block; a quotation may span lines."""
-    found, pending = [], ""
+    found: list[list[str]] = []
+    pending = ""
     for line in block.replace("\\\n", " ").splitlines():
         pending += f"{line}\n"
         lexer = shlex.shlex(pending, posix=True, punctuation_chars=True)

@@ -1,6 +1,7 @@
 """docs/troubleshooting.md has each message that we raise on purpose, and none that we do not."""
 
 import ast
+import functools
 import itertools
 import re
 from collections.abc import Iterable, Iterator
@@ -103,6 +104,7 @@ def without_variables(source: str) -> str:
     return re.sub(r"\$\{[^}]*\}|\$[\w*]+", VALUE, source)
 
 
+@functools.cache
 def messages() -> dict[str, str]:
     """Where each message is made, by its template."""
     found = {}
@@ -122,7 +124,7 @@ def fragments() -> list[str]:
 
 def texts() -> str:
     """All that is written in the sources, one template a line."""
-    lines = []
+    lines: list[str] = []
     for path in SOURCES:
         tree = ast.parse(path.read_text(encoding="utf-8"))
         nodes = [node for node in ast.walk(tree) if isinstance(node, ast.Constant | ast.JoinedStr)]

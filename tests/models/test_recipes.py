@@ -68,7 +68,7 @@ def test_the_page_of_recipes_says_what_the_file_says(name):
     colours = "RGB" if network.channels == 3 else "grey"
     low, high = network.value_range
     own_rate = f", D {_plain(optim.lr * optim.lr_ratio)}" if optim.lr_ratio != 1 else ""
-    length = f"{config.max_steps:,} steps" if config.max_steps else f"{config.max_epochs} epochs"
+    length = f"{config.max_steps:,} steps" if config.max_steps else f"{config.max_epochs:g} epochs"
     assert row.split(" | ") == [
         network.model,
         f"{network.image_size}x{network.image_size} {colours} in [{low:g}, {high:g}]",
