@@ -1,7 +1,6 @@
 import json
 import os
 import re
-import shlex
 import signal
 import subprocess
 import sys
@@ -345,17 +344,6 @@ def test_help_is_quick_and_imports_no_torch() -> None:
     assert time.monotonic() - began < 3  # 0.4 s on a quiet machine
     for name in shard.SHOWN_SOURCES:
         assert f"dcgan-shard {name} {SOURCES[name].example}\n" in found.stdout
-
-
-def commands_in(*paths: Path) -> list[str]:
-    """Every command of ours in the code blocks of these pages."""
-    lines = "\n".join(path.read_text(encoding="utf-8").replace("\\\n", "") for path in paths).splitlines()
-    return [line for line in lines if line.startswith(f"{shard.PROGRAM} ") and "..." not in line]
-
-
-@pytest.mark.parametrize("command", commands_in(REPOSITORY / "docs/data.md", REPOSITORY / "shards/README.md"))
-def test_commands_in_the_pages_parse(command: str) -> None:
-    shard._parser().parse_args(shlex.split(command, comments=True)[1:])
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -1,3 +1,5 @@
+import re
+
 import pytest
 import torch
 
@@ -6,6 +8,7 @@ from dcgan_dist.config import LENGTHS, TrainConfig, leaves, without_effect
 from dcgan_dist.data.sources import SOURCES
 from dcgan_dist.losses import LOSSES
 from dcgan_dist.models import MODELS, build_networks
+from tests.models.test_models import COUNTS
 from tests.shared import RECIPES, REPOSITORY, recipe
 
 
@@ -54,3 +57,33 @@ def test_demo_recipe_is_flowers17_arch1_on_synthetic_flowers():
     differing = {name for name in demo if demo[name] != original[name]}
     ours = {"lr", "beta1", "ema_decay", "extractor", "eval_every"}  # the header says why
     assert differing == {"recipe", "max_steps", "data", "log_every", "sample_every", "checkpoint_every"} | ours
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_page_of_recipes_says_what_the_file_says(name):
+    page = (REPOSITORY / "docs" / "recipes.md").read_text(encoding="utf-8")
+    (row,) = re.findall(rf"^\| \[`{name}`\]\(#.*?\) \| (.*) \|$", page, flags=re.MULTILINE)
+    config = recipe(name)
+    network, optim = config.network, config.optim
+    colours = "RGB" if network.channels == 3 else "grey"
+    low, high = network.value_range
+    own_rate = f", D {_plain(optim.lr * optim.lr_ratio)}" if optim.lr_ratio != 1 else ""
+    length = f"{config.max_steps:,} steps" if config.max_steps else f"{config.max_epochs:g} epochs"
+    assert row.split(" | ") == [
+        network.model,
+        f"{network.image_size}x{network.image_size} {colours} in [{low:g}, {high:g}]",
+        f"{network.prior}, {network.latent_dim}",
+        str(config.images.batch_size),
+        f"{optim.optimizer} {_plain(optim.lr)}{own_rate}",
+        optim.update + ", fresh z" * optim.fresh_z,
+        length,
+    ]
+
+
+def _plain(rate):
+    return f"{rate:.1e}".replace(".0e-0", "e-").replace("e-0", "e-")
+
+
+def test_the_page_of_recipes_counts_parameters_as_the_test_of_models_does():
+    page = (REPOSITORY / "docs" / "recipes.md").read_text(encoding="utf-8")
+    assert [count for _, *counts in COUNTS.values() for count in counts if f"{count:,}" not in page] == []
