@@ -6,6 +6,7 @@ import io
 import json
 import os
 import sys
+import textwrap
 import types
 import typing
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,24 +18,33 @@ import tyro
 import yaml
 
 from dcgan_dist.config import LENGTHS, RunConfig, TrainConfig, changed, leaves
+from dcgan_dist.recipes import CONFIGS, instead_of, names, recipe_file
 
 PROGRAM = "python -m dcgan_dist.train"
 
 QUICK_START = """Which recipe on which data? For example, with no download:
 
     dcgan-shard synthetic --out shards/synthetic-32 --size 32 --count 4000
-    accelerate launch -m dcgan_dist.train --config configs/synthetic-arch1.yaml --data shards/synthetic-32
+    accelerate launch -m dcgan_dist.train --config synthetic-arch1 --data shards/synthetic-32
 
-configs/ has the recipes; --help has every setting.
+Recipes:
+
+{recipes}
+
+--help has every setting.
 """
 
 DESCRIPTION = """Train one DCGAN. Defaults, then the YAML of --config, then flags. Start it with
 
-    accelerate launch -m dcgan_dist.train --config configs/RECIPE.yaml --data SHARDS
+    accelerate launch -m dcgan_dist.train --config RECIPE --data SHARDS
 
 or, for n processes on one machine, with
 
-    torchrun --standalone --nproc_per_node n -m dcgan_dist.train --config configs/RECIPE.yaml --data SHARDS
+    torchrun --standalone --nproc_per_node n -m dcgan_dist.train --config RECIPE --data SHARDS
+
+RECIPE is a YAML file, or the name of one that comes with the package:
+
+{recipes}
 
 --set "smooth_fake=0 smooth_real=1" is --smooth_fake=0 --smooth_real=1: several settings as one parameter of a sweep.
 """
@@ -74,13 +84,13 @@ def parse(argv: Sequence[str] | None = None) -> TrainConfig:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments:
         if is_first_process():
-            print(QUICK_START, file=sys.stderr)
+            print(QUICK_START.format(recipes=_recipes()), file=sys.stderr)
         raise SystemExit(2)
     try:
         arguments = normalised(arguments)
         base = TrainConfig()
         if path := _config_file(arguments):
-            values = read_yaml(Path(path))
+            values = read_recipe(path)
             if any(_names(argument) & set(LENGTHS) for argument in arguments):
                 values = {name: value for name, value in values.items() if name not in LENGTHS}
             try:
@@ -95,11 +105,18 @@ def parse(argv: Sequence[str] | None = None) -> TrainConfig:
             args=arguments,
             default=base,
             prog=PROGRAM,
-            description=DESCRIPTION,
+            description=DESCRIPTION.format(recipes=_recipes()),
             config=(tyro.conf.OmitArgPrefixes,),
             use_underscores=True,
             console_outputs=is_first_process(),
         )
+
+
+def _recipes() -> str:
+    """The names of all recipes, as lines for people."""
+    indent = "    "
+    text = ", ".join(names(CONFIGS))
+    return textwrap.fill(text, 100, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False)
 
 
 def normalised(arguments: Sequence[str]) -> list[str]:
@@ -195,6 +212,19 @@ def settings(arguments: Sequence[str]) -> dict[str, Any]:
 def _unknown(name: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, known, n=1)
     return f"unknown setting {name!r}" + (f"; did you mean {close[0]}?" if close else "")
+
+
+def read_recipe(given: str) -> dict[str, Any]:
+    """Settings by name from the file that ``--config`` means: a path, or the name of a recipe of the package.
+
+    Raises:
+        ValueError: as ``read_yaml``, also when there is neither.
+    """
+    path = recipe_file(given)
+    with contextlib.suppress(OSError):  # of a name that no file can have: read_yaml tells
+        if not path.exists():
+            raise ValueError(f"config {given}: no such file, nor a recipe of the package; {instead_of(given, CONFIGS)}")
+    return read_yaml(path)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

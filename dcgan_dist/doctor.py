@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from dcgan_dist.cli import fail, first_process_alone_speaks, read_yaml
+from dcgan_dist.cli import fail, first_process_alone_speaks, read_recipe
 from dcgan_dist.config import TrainConfig, changed, plain
 
 DESCRIPTION = """Is this machine or cluster fit to train on, and do N processes give the run of one?
@@ -18,7 +18,7 @@ EXAMPLES = """examples:
   dcgan-doctor                                                      one process on this machine
   torchrun --standalone --nproc_per_node 4 -m dcgan_dist.doctor     four processes on this machine
   accelerate launch -m dcgan_dist.doctor                            what your accelerate config says
-  dcgan-doctor --config configs/flowers17-arch2.yaml --json         that recipe at its full width, as JSON
+  dcgan-doctor --config flowers17-arch2 --json                      that recipe at its full width, as JSON
 """
 
 OWN_RECIPE = {
@@ -64,10 +64,9 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--config",
-        type=Path,
-        metavar="YAML",
-        help="recipe to compare with one process, at its own width and batch size and on drawn images "
-        "(default: a narrow one that has everything that is drawn or averaged over the whole batch)",
+        metavar="RECIPE",
+        help="name or YAML file of a recipe to compare with one process, at its own width and batch size and on drawn "
+        "images (default: a narrow one that has everything that is drawn or averaged over the whole batch)",
     )
     parser.add_argument(
         "--steps",
@@ -86,13 +85,13 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return arguments
 
 
-def _config(recipe: Path | None) -> TrainConfig:
+def _config(recipe: str | None) -> TrainConfig:
     """What the steps are made of, in float64.
 
     Raises:
         ValueError: naming what is wrong with the file.
     """
-    settings = OWN_RECIPE if recipe is None else read_yaml(recipe)
+    settings = OWN_RECIPE if recipe is None else read_recipe(recipe)
     try:
         return plain(changed(TrainConfig(), settings | {"dtype": "float64", "precision": "no"}))
     except ValueError as error:

@@ -50,7 +50,9 @@ def _parser() -> argparse.ArgumentParser:
 
     def add(name: str, text: str) -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.", allow_abbrev=False)
-        command.add_argument("file", type=Path, metavar="FILE", help="the sweep, as configs/sweeps/batch_size.yaml")
+        command.add_argument(
+            "file", type=Path, metavar="FILE", help="the sweep, or the name of one that comes with the package"
+        )
         return command
 
     def add_runs(command: argparse.ArgumentParser) -> None:
