@@ -10,12 +10,12 @@ SWEEPS = CONFIGS / "sweeps"
 
 
 def recipe_file(given: str) -> Path:
-    """The file that ``--config`` means: the one at this path, else the recipe NAME of NAME or configs/NAME.yaml."""
+    """The file that ``--config`` means: the one at this path, else the recipe that NAME or configs/NAME.yaml names."""
     return _file(given, CONFIGS, prefix="configs/")
 
 
 def sweep_file(given: str) -> Path:
-    """The file of a sweep: the one at this path, else the sweep NAME of NAME or configs/sweeps/NAME.yaml."""
+    """The file of a sweep: the one at this path, else the sweep that NAME or configs/sweeps/NAME.yaml names."""
     return _file(given, SWEEPS, prefix="configs/sweeps/")
 
 
