@@ -5,7 +5,8 @@ DEMO_SHARDS := shards/synthetic-32
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check format test test-slow test-slurm test-containers test-gpu bench bench-quick docs clean
+.PHONY: help setup demo check format test coverage test-slow test-oldest test-slurm test-gpu test-containers \
+    bench bench-quick docs clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,11 +35,25 @@ format: setup ## rewrite the sources in the house's form
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
-test: setup ## the fast tests
+test: setup ## the fast tests, on a CPU: under ten minutes
 	$(BIN)/python -m pytest
 
-test-slow: setup ## the slow tests
+coverage: setup ## the fast tests, and the lines of the package that they do not run; 90% is the least
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest; code=$$?; $(BIN)/coverage combine --quiet && $(BIN)/coverage report && exit $$code
+
+test-slow: setup ## the slow tests: long runs, builds, many processes
 	$(BIN)/python -m pytest -m 'slow and not gpu and not slurm'
+
+test-oldest: .venv-oldest/ready ## the fast tests with the oldest versions that pyproject.toml allows, in .venv-oldest
+	.venv-oldest/bin/python -m pytest
+
+.venv-oldest/ready: pyproject.toml
+	@$(PYTHON) -m venv --clear .venv-oldest
+	@.venv-oldest/bin/python -m pip install --quiet 'uv>=0.9'
+	@echo "installing into .venv-oldest (PyTorch is large)"
+	@.venv-oldest/bin/uv pip install --quiet --python .venv-oldest --resolution lowest-direct --editable '.[test]'
+	@touch $@
 
 test-slurm: setup ## the launchers, on a throwaway Slurm of two nodes
 	$(BIN)/python -m pytest -m slurm
@@ -58,5 +73,5 @@ bench-quick: setup ## one step against the recorded ratios: fails on a loss of a
 docs: setup ## docs/api.md from docstrings
 	$(BIN)/python docs/api.py
 
-clean: ## remove .venv and caches; shards and runs stay
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache build dist *.egg-info
+clean: ## remove environments, caches and builds; shards and runs stay
+	rm -rf .venv .venv-oldest .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .import_linter_cache build dist *.egg-info

@@ -1,8 +1,10 @@
 """From a YAML file and flags to one checked config, and back. The only module that knows tyro."""
 
+import contextlib
 import difflib
 import json
 import sys
+import textwrap
 import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,6 +18,7 @@ import yaml
 
 from dcgan_dist.config import LENGTHS, RunConfig, TrainConfig, changed, leaves
 from dcgan_dist.manual import PROGRAM, page
+from dcgan_dist.recipes import CONFIGS, instead_of, names, recipe_file
 from dcgan_dist.terminal import fail, first_process_alone_speaks, is_first_process, takes_colours
 
 _COMMANDS_OWN = ("config", "summary", "dry_run")
@@ -24,9 +27,13 @@ _COMMANDS_OWN = ("config", "summary", "dry_run")
 QUICK_START = """Which recipe on which data? For example, with no download:
 
     dcgan-shard synthetic --out shards/synthetic-32 --size 32 --count 4000
-    accelerate launch -m dcgan_dist.train --config configs/synthetic-arch1.yaml --data shards/synthetic-32
+    accelerate launch -m dcgan_dist.train --config synthetic-arch1 --data shards/synthetic-32
 
-configs/ has the recipes; --help has the most used settings and more examples.
+Recipes:
+
+{recipes}
+
+--help has the most used settings and more examples.
 """
 
 
@@ -38,14 +45,14 @@ def parse(argv: Sequence[str] | None = None) -> TrainConfig:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments:
         if is_first_process():
-            print(QUICK_START, file=sys.stderr)
+            print(QUICK_START.format(recipes=_recipes()), file=sys.stderr)
         raise SystemExit(2)
     try:
         arguments = normalised(arguments)
         base = TrainConfig()
         if path := _config_file(arguments):
             lengthy = any(_names(argument) & set(LENGTHS) for argument in arguments)
-            base = _of_file(Path(path), without=LENGTHS if lengthy else ())
+            base = _of_file(path, without=LENGTHS if lengthy else ())
         if (topic := _help_topic(arguments)) is not None:
             text = page(base, topic)
             if is_first_process():
@@ -73,23 +80,23 @@ def read_config(path: str | PathLike[str], changes: Mapping[str, Any] | None = N
     A length among the changes takes the place of the file's.
 
     Args:
-        path: A recipe, or the config.yaml of a run.
+        path: A recipe, or the name of one of the package, or the config.yaml of a run.
         changes: Values by the names of settings, wherever in the config they are; ``run_dir`` and ``resume`` too.
 
     Raises:
         ValueError: A file or value is wrong; names file and line or setting, the rule and the value.
     """
     values = {name: _checked(name, value) for name, value in (changes or {}).items()}
-    return changed(_of_file(Path(path), without=LENGTHS if set(LENGTHS) & set(values) else ()), values)
+    return changed(_of_file(str(path), without=LENGTHS if set(LENGTHS) & set(values) else ()), values)
 
 
-def _of_file(path: Path, *, without: Sequence[str]) -> TrainConfig:
-    """The config of a YAML file, but for some of its settings, which are as their defaults."""
-    values = {name: value for name, value in read_yaml(path).items() if name not in without}
+def _of_file(given: str, *, without: Sequence[str]) -> TrainConfig:
+    """The config of the file that ``--config`` means, but for some of its settings, which are as their defaults."""
+    values = {name: value for name, value in read_recipe(given).items() if name not in without}
     try:
         return changed(TrainConfig(), values)
     except ValueError as error:
-        raise ValueError(f"config {path}: {error}") from None
+        raise ValueError(f"config {given}: {error}") from None
 
 
 def _checked(name: str, value: Any) -> Any:
@@ -106,6 +113,13 @@ def _checked(name: str, value: Any) -> Any:
         return _converted([str(item) for item in value] if isinstance(value, list | tuple) else str(value), kind)
     except ValueError as error:
         raise ValueError(f"{name} must be {error}, got {value!r}") from None
+
+
+def _recipes() -> str:
+    """The names of all recipes, as lines for people."""
+    indent = "    "
+    text = ", ".join(names(CONFIGS))
+    return textwrap.fill(text, 100, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False)
 
 
 def normalised(arguments: Sequence[str]) -> list[str]:
@@ -201,6 +215,19 @@ def settings(arguments: Sequence[str]) -> dict[str, Any]:
 def _unknown(name: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, known, n=1)
     return f"unknown setting {name!r}" + (f"; did you mean {close[0]}?" if close else "")
+
+
+def read_recipe(given: str) -> dict[str, Any]:
+    """Settings by name from the file that ``--config`` means: a path, or the name of a recipe of the package.
+
+    Raises:
+        ValueError: as ``read_yaml``, also when there is neither.
+    """
+    path = recipe_file(given)
+    with contextlib.suppress(OSError):  # of a name that no file can have: read_yaml tells
+        if not path.exists():
+            raise ValueError(f"config {given}: no such file, nor a recipe of the package; {instead_of(given, CONFIGS)}")
+    return read_yaml(path)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

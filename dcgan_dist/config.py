@@ -311,7 +311,7 @@ class RunConfig:
     """This one run. Not part of config.yaml, so that a run's file can be run again."""
 
     config: str = ""
-    """YAML file of a recipe, or the config.yaml of an earlier run to repeat it. Flags override it."""
+    """Name of a recipe, a YAML file, or the config.yaml of an earlier run to repeat it. Flags override it."""
     run_dir: str = ""
     """Directory the run writes; default runs/RECIPE-NNN, the next free number."""
     resume: bool = False

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from dcgan_dist.cli import read_yaml
+from dcgan_dist.cli import read_recipe
 from dcgan_dist.config import TrainConfig, changed, plain
 from dcgan_dist.terminal import fail, first_process_alone_speaks, no_traceback
 
@@ -18,7 +18,7 @@ EXAMPLES = """examples:
   dcgan-doctor                                                      one process on this machine
   torchrun --standalone --nproc_per_node 4 -m dcgan_dist.doctor     four processes on this machine
   accelerate launch -m dcgan_dist.doctor                            what your accelerate config says
-  dcgan-doctor --config configs/flowers17-arch2.yaml --json         that recipe, at its full width
+  dcgan-doctor --config flowers17-arch2 --json                      that recipe at its full width, as JSON
 
 exit codes: 0 fit; 1 not fit; 2 a mistake in what was asked for; 130 stopped by Ctrl-C
 """
@@ -67,10 +67,9 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--config",
-        type=Path,
-        metavar="YAML",
-        help="recipe to compare with one process, at its own width and batch size and on drawn images "
-        "(default: a narrow one that has everything that is drawn or averaged over the whole batch)",
+        metavar="RECIPE",
+        help="name or YAML file of a recipe to compare with one process, at its own width and batch size and on drawn "
+        "images (default: a narrow one that has everything that is drawn or averaged over the whole batch)",
     )
     parser.add_argument(
         "--steps",
@@ -89,13 +88,13 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return arguments
 
 
-def _config(recipe: Path | None) -> TrainConfig:
+def _config(recipe: str | None) -> TrainConfig:
     """What the steps are made of, in float64.
 
     Raises:
         ValueError: naming what is wrong with the file.
     """
-    settings = OWN_RECIPE if recipe is None else read_yaml(recipe)
+    settings = OWN_RECIPE if recipe is None else read_recipe(recipe)
     try:
         return plain(changed(TrainConfig(), settings | {"dtype": "float64", "precision": "no"}))
     except ValueError as error:

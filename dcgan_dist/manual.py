@@ -23,7 +23,7 @@ FIRST_PAGE = """usage: {program} [--config YAML] [--NAME VALUE ...]
 Train one DCGAN. Defaults, then the YAML of --config, then flags.
 
 most used:
-  --config YAML          a recipe of configs/, or the config.yaml of an earlier run, to repeat it
+  --config YAML          a recipe by file or name (no flags at all: their names), or a run's config.yaml
   --data DIR             shards by dcgan-shard, or their URL
   --run_dir DIR          where the run is kept (default: runs/RECIPE-NNN, the next free number)
   --resume               go on from the newest checkpoint of --run_dir

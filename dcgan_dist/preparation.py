@@ -59,7 +59,7 @@ def prepared(config: TrainConfig, runtime: Runtime, held: contextlib.ExitStack) 
     console = Console(quiet=not runtime.is_main, soft_wrap=True, highlight=False, markup=False)
     chatter = Console(quiet=True) if config.run.quiet else console
     if all(getattr(config, name) is None for name in LENGTHS):
-        raise ValueError(f"give exactly one of {', '.join(LENGTHS)}; recipes have theirs, see configs/")
+        raise ValueError(f"give exactly one of {', '.join(LENGTHS)}; recipes have theirs, see --help")
     if config.log.tracker == "wandb":
         collectives.from_main(check_wandb_mode)
     settings = checkpoint.config_dict(config).items()

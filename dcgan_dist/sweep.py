@@ -62,7 +62,12 @@ def _parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
-        command.add_argument("file", type=Path, metavar="FILE", help=f"the sweep, as {EXAMPLE}")
+        command.add_argument(
+            "file",
+            type=Path,
+            metavar="FILE",
+            help=f"the sweep, as {EXAMPLE}, or the name of one that comes with the package",
+        )
         return command
 
     def add_runs(command: argparse.ArgumentParser) -> None:

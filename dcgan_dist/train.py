@@ -1,4 +1,4 @@
-"""One training run: ``accelerate launch -m dcgan_dist.train --config configs/RECIPE.yaml --data SHARDS``."""
+"""One training run: ``accelerate launch -m dcgan_dist.train --config RECIPE --data SHARDS``."""
 
 from collections.abc import Sequence
 

@@ -133,13 +133,57 @@ def test_a_missing_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "none.yaml: no such file" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("given", ["flowers17-arch1", "flowers17-arch1.yaml", "configs/flowers17-arch1.yaml"])
+def test_a_recipe_of_the_package_is_found_from_any_directory(
+    given: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "flowers17-arch1").mkdir()  # a run's directory, say: no recipe
+    config = parse(["--config", given, "--lr", "3e-4"])
+    assert config == changed(recipe("flowers17-arch1"), {"config": given, "lr": 3e-4})
+
+
+def test_a_file_of_ones_own_comes_before_the_recipe_of_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "mnist28.yaml").write_text("recipe: mine\nmax_steps: 7\n")
+    assert parse(["--config=configs/mnist28.yaml"]).max_steps == 7
+    assert parse(["--config=mnist28"]).recipe == "mnist28"
+
+
+def test_an_unknown_recipe_gets_a_suggestion_and_all_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        parse(["--config", "flower17-arch1"])
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err
+    assert "config flower17-arch1: no such file, nor a recipe of the package; did you mean flowers17-arch1?" in error
+    assert ", ".join(RECIPES) in error
+
+
+def test_a_name_that_no_file_can_have_is_one_message(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        parse(["--config", "x" * 300])
+    assert stopped.value.code == 2
+    assert "cannot be read: [Errno 36] File name too long" in capsys.readouterr().err
+
+
+def test_help_names_the_recipes(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        parse(["--help"])
+    assert stopped.value.code == 0
+    assert ", ".join(RECIPES) in " ".join(capsys.readouterr().out.split())
+
+
 def test_without_arguments_the_two_commands_that_work_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         parse([])
     error = capsys.readouterr().err
     assert stopped.value.code == 2
     assert "dcgan-shard synthetic --out" in error
-    assert "accelerate launch -m dcgan_dist.train --config" in error
+    assert "accelerate launch -m dcgan_dist.train --config synthetic-arch1" in error
+    assert ", ".join(RECIPES) in " ".join(error.split())
 
 
 def test_an_unknown_flag_gets_a_suggestion(capsys: pytest.CaptureFixture[str]) -> None:

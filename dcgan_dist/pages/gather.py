@@ -12,12 +12,10 @@ from dcgan_dist.clock import Account
 from dcgan_dist.collapse.reference import ColourMode
 from dcgan_dist.config import TrainConfig, leaves
 from dcgan_dist.pictures import histogram_counts
+from dcgan_dist.recipes import CONFIGS
 from dcgan_dist.records import Curve, Row, curves, is_number, read_rows, training_seconds
 from dcgan_dist.run_directory import RunDirectory
 from dcgan_dist.words import counted
-
-RECIPES = Path(__file__).parents[2] / "configs"
-"""Where recipes are in a clone; elsewhere ``configs`` in the working directory is tried."""
 
 
 @dataclass(kw_only=True)
@@ -152,7 +150,7 @@ def _colour_mode(facts: Any) -> ColourMode | None:
 
 def _recipe(name: str) -> tuple[str, dict[str, str]]:
     """What a run's settings are compared with, in words, and its settings."""
-    for folder in (RECIPES, Path("configs")):
+    for folder in (CONFIGS, Path("configs")):  # the package's, and the user's own
         path = folder / f"{name}.yaml"
         try:
             return f"recipe {name}", _written(read_config(path))

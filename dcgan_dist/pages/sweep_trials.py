@@ -118,7 +118,7 @@ def _own_values(sweep: Sweep) -> dict[str, Any]:
     """Every setting of a run to which the sweep gives no parameters; empty when its recipe cannot be read."""
     try:
         given = cli.settings(sweep.fixed_flags)
-        recipe = cli.read_yaml(Path(given["config"])) if "config" in given else {}
+        recipe = cli.read_recipe(given["config"]) if "config" in given else {}
         return dict(leaves(changed(TrainConfig(), recipe | given)))
     except ValueError:
         return {}

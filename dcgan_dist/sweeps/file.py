@@ -16,6 +16,7 @@ from urllib.parse import quote
 
 import yaml
 
+from dcgan_dist.recipes import SWEEPS, instead_of, sweep_file
 from dcgan_dist.words import shortened
 
 MODULE = "dcgan_dist.train"
@@ -169,15 +170,18 @@ class Sweep:
 
 
 def read_sweep(path: Path) -> Sweep:
-    """The sweep of a file.
+    """The sweep of a file: the one at ``path``, else that of the package with this name.
 
     Raises:
         ValueError: naming the file, the key, the rule and the value.
     """
+    path = sweep_file(str(path))
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 (a SafeLoader)
     except FileNotFoundError:
-        raise ValueError(f"sweep {path}: no such file") from None
+        raise ValueError(
+            f"sweep {path}: no such file, nor a sweep of the package; {instead_of(str(path), SWEEPS)}"
+        ) from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ValueError(f"sweep {path}: cannot be read: {' '.join(str(error).split())}") from None
     except ValueError as error:

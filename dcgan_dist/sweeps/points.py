@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from dcgan_dist.cli import read_yaml, settings
+from dcgan_dist.cli import read_recipe, read_yaml, settings
 from dcgan_dist.config import LENGTHS, MAY_DIFFER, RunConfig, TrainConfig, changed, leaves
 from dcgan_dist.records import curves, read_row, read_rows, training_seconds
 from dcgan_dist.run_lock import trainer_in
@@ -107,8 +107,8 @@ def config_of(point: Point, flags: Sequence[str] = ()) -> TrainConfig:
 
 
 @functools.cache
-def _recipe(path: str) -> dict[str, object]:
-    return read_yaml(Path(path))
+def _recipe(given: str) -> dict[str, object]:
+    return read_recipe(given)
 
 
 def progress_of(run_dir: Path, wanted: Mapping[str, Any], *, metric: str | None = None) -> Progress:

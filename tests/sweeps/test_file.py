@@ -11,7 +11,7 @@ import yaml
 from dcgan_dist import sweep
 from dcgan_dist.cli import parse
 from dcgan_dist.sweeps.file import DEFAULT_COMMAND, Sweep, read_sweep
-from dcgan_dist.sweeps.points import config_of
+from dcgan_dist.sweeps.points import checked_sweep, config_of
 from tests.shared import RECIPES, REPOSITORY
 
 SWEEPS = sorted((REPOSITORY / "configs" / "sweeps").glob("*.yaml"))
@@ -247,6 +247,20 @@ def test_a_mapping_may_be_merged_into_another(tmp_path: Path) -> None:
 def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"none\.yaml: no such file"):
         read_sweep(tmp_path / "none.yaml")
+    with pytest.raises(
+        ValueError, match=r"^sweep batch_sizes: no such file, nor .*; did you mean batch_size\? there are "
+    ):
+        read_sweep(Path("batch_sizes"))
+
+
+@pytest.mark.parametrize("given", ["c11_scores_flowers17", "configs/sweeps/c11_scores_flowers17.yaml"])
+def test_a_sweep_of_the_package_and_its_recipes_are_found_from_any_directory(
+    given: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = checked_sweep(Path(given))
+    assert found == read_sweep(REPOSITORY / "configs" / "sweeps" / "c11_scores_flowers17.yaml")
+    assert config_of(found.point(5)).recipe == "flowers17-arch2"
 
 
 # The command
