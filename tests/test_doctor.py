@@ -362,10 +362,10 @@ def test_mistakes_are_told_once(
 def test_settings_that_contradict_float64_or_each_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_text("precision: bf16\n")
-    assert doctor._config(path).compute.precision == "no"
+    assert doctor._config(str(path)).compute.precision == "no"
     path.write_text("batch_size: 1\n")
     with pytest.raises(ValueError, match=rf"config {path}: batch_size must be at least 2"):
-        doctor._config(path)
+        doctor._config(str(path))
 
 
 def launched(program: list[str], *arguments: str) -> subprocess.CompletedProcess[str]:
