@@ -4,7 +4,6 @@ import contextlib
 import difflib
 import json
 import sys
-import textwrap
 import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,8 +16,8 @@ import tyro
 import yaml
 
 from dcgan_dist.config import LENGTHS, RunConfig, TrainConfig, changed, leaves
-from dcgan_dist.manual import PROGRAM, page
-from dcgan_dist.recipes import CONFIGS, instead_of, names, recipe_file
+from dcgan_dist.manual import PROGRAM, page, recipe_names
+from dcgan_dist.recipes import CONFIGS, instead_of, recipe_file
 from dcgan_dist.terminal import fail, first_process_alone_speaks, is_first_process, takes_colours
 
 _COMMANDS_OWN = ("config", "summary", "dry_run")
@@ -45,7 +44,7 @@ def parse(argv: Sequence[str] | None = None) -> TrainConfig:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments:
         if is_first_process():
-            print(QUICK_START.format(recipes=_recipes()), file=sys.stderr)
+            print(QUICK_START.format(recipes=recipe_names()), file=sys.stderr)
         raise SystemExit(2)
     try:
         arguments = normalised(arguments)
@@ -113,13 +112,6 @@ def _checked(name: str, value: Any) -> Any:
         return _converted([str(item) for item in value] if isinstance(value, list | tuple) else str(value), kind)
     except ValueError as error:
         raise ValueError(f"{name} must be {error}, got {value!r}") from None
-
-
-def _recipes() -> str:
-    """The names of all recipes, as lines for people."""
-    indent = "    "
-    text = ", ".join(names(CONFIGS))
-    return textwrap.fill(text, 100, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False)
 
 
 def normalised(arguments: Sequence[str]) -> list[str]:

@@ -335,12 +335,12 @@ def _headline(job: Job) -> str:
 
 def _say_goodbye(job: Job, account: Account, *, step: int, steps: int, seconds: float) -> None:
     """How far the run came, where its time went and where to look. Main process only."""
-    run, tell, say = job.run, job.console.print, job.chatter.print
+    run, result, say = job.run, job.console.print, job.chatter.print
     pace = f", {seconds / steps * 1000:.1f} ms a step with all pauses" if steps else ""
     if step == job.total_steps:
-        tell(f"done: {steps:,} steps in {timedelta(seconds=round(seconds))}{pace}")
+        result(f"done: {steps:,} steps in {timedelta(seconds=round(seconds))}{pace}")
     else:
-        tell(f"stopped at step {step}, saved; go on with --run_dir {run.path} --resume")
+        result(f"stopped at step {step}, saved; go on with --run_dir {run.path} --resume")
     over = " over all starts" if job.resumed else ""
     if account.images:
         say(f"throughput{over}: {account.speed()}; time: {account.division()}")
@@ -352,7 +352,7 @@ def _say_goodbye(job: Job, account: Account, *, step: int, steps: int, seconds: 
         for path in (*grids, run.comparison, run.nearest, run.losses, run.progress, run.report)
         if path.exists()
     ]
-    tell(f"look at {', '.join(pictures)}")
+    result(f"look at {', '.join(pictures)}")
     say(f"more images: dcgan-sample {run.path} --count 64 --seed 1 --out grid.png")
 
 

@@ -4,13 +4,15 @@ import argparse
 import ast
 import inspect
 import itertools
+import textwrap
 import typing
 from dataclasses import fields, is_dataclass
 from typing import Any, Literal
 
 from dcgan_dist import config as settings
 from dcgan_dist.config import TrainConfig
-from dcgan_dist.terminal import TRAINING_EXIT_CODES
+from dcgan_dist.recipes import CONFIGS, names
+from dcgan_dist.terminal import SCREEN_COLUMNS, TRAINING_EXIT_CODES
 
 PROGRAM = "python -m dcgan_dist.train"
 GENERAL = "general"
@@ -23,7 +25,7 @@ FIRST_PAGE = """usage: {program} [--config YAML] [--NAME VALUE ...]
 Train one DCGAN. Defaults, then the YAML of --config, then flags.
 
 most used:
-  --config YAML          a recipe by file or name (no flags at all: their names), or a run's config.yaml
+  --config YAML          a recipe, by file or name, or the config.yaml of an earlier run, to repeat it
   --data DIR             shards by dcgan-shard, or their URL
   --run_dir DIR          where the run is kept (default: runs/RECIPE-NNN, the next free number)
   --resume               go on from the newest checkpoint of --run_dir
@@ -37,6 +39,9 @@ most used:
   --quiet                only what came of it, warnings and errors
   --set "A=1 B=2"        is --A=1 --B=2: several settings as one parameter of a sweep
   --summary, --dry_run   print both networks, or the settings, time and memory of the run, and stop
+
+recipes:
+{recipes}
 
 topics of --help, each with the names, meanings and defaults of its settings:
 {topics}
@@ -71,7 +76,13 @@ def page(config: TrainConfig, topic: str) -> str:
     }
     if not topic:
         topics = "\n".join(f"  {name:<12} {_first_sentence(section)}" for name, section in sections.items())
-        return FIRST_PAGE.format(program=PROGRAM, topics=topics, everything=EVERYTHING, exit_codes=TRAINING_EXIT_CODES)
+        return FIRST_PAGE.format(
+            program=PROGRAM,
+            recipes=recipe_names(),
+            topics=topics,
+            everything=EVERYTHING,
+            exit_codes=TRAINING_EXIT_CODES,
+        )
     name = topic.lstrip("-").replace("-", "_")
     shown = {
         title: section
@@ -86,6 +97,12 @@ def page(config: TrainConfig, topic: str) -> str:
     for title, section in shown.items():
         _add_section(parser, title, section)
     return parser.format_help()
+
+
+def recipe_names() -> str:
+    """The recipes of the package, as indented lines."""
+    text = ", ".join(names(CONFIGS))
+    return textwrap.fill(text, SCREEN_COLUMNS, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)
 
 
 def _first_sentence(section: Any) -> str:

@@ -40,6 +40,7 @@ ELSEWHERE = {
     "config …: …": "the file in front of another message",
     "sweep …: …": "the file in front of another message",
     "rank …: …": "the process in front of another message",
+    "rank 0: …": "the process in front of another message",
     "error: …": "the word in front of another message",
     "warning: …": "the word in front of another message",
     "warning: W&B: …": "the words in front of another message",

@@ -107,7 +107,9 @@ def write_shards(
     if subset_seed and not limit:
         raise ValueError(f"--subset-seed {subset_seed} has no effect without --limit")
     if bool(paths) != bool(row.inputs):
-        raise ValueError(f"{source} needs {row.inputs or 'no inputs'}, got {', '.join(map(str, paths)) or 'no inputs'}")
+        raise ValueError(
+            f"inputs: {source} needs {row.inputs or 'no inputs'}, got {', '.join(map(str, paths)) or 'no inputs'}"
+        )
     _check_target(target, source)
     _check_place(directory, paths)
     with claimed(directory, part) as scratch:
