@@ -18,7 +18,7 @@ EXAMPLES = """examples:
   dcgan-doctor                                                      one process on this machine
   torchrun --standalone --nproc_per_node 4 -m dcgan_dist.doctor     four processes on this machine
   accelerate launch -m dcgan_dist.doctor                            what your accelerate config says
-  dcgan-doctor --config flowers17-arch2 --json                      that recipe at its full width, as JSON
+  dcgan-doctor --config flowers17-arch2 --json                      that recipe, full width, as JSON
 
 exit codes: 0 fit; 1 not fit; 2 a mistake in what was asked for; 130 stopped by Ctrl-C
 """

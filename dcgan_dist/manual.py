@@ -25,7 +25,7 @@ FIRST_PAGE = """usage: {program} [--config YAML] [--NAME VALUE ...]
 Train one DCGAN. Defaults, then the YAML of --config, then flags.
 
 most used:
-  --config YAML          a recipe, by file or name, or the config.yaml of an earlier run, to repeat it
+  --config YAML          a recipe, by file or name; the config.yaml of a run repeats it
   --data DIR             shards by dcgan-shard, or their URL
   --run_dir DIR          where the run is kept (default: runs/RECIPE-NNN, the next free number)
   --resume               go on from the newest checkpoint of --run_dir
