@@ -120,8 +120,9 @@ def chosen(summary: Summary) -> list[tuple[str, SweepMeasure]]:
 
 
 def table(summary: Summary) -> str:
-    """Markdown: a row for each measure, a column for each setting, the baseline first, then the data's floor."""
-    others = [each for each in summary.settings if each.place != summary.baseline.place]
+    """Markdown: a row for each measure, a column for each trained setting, the baseline first, then the floor."""
+    trained = [each for each in summary.settings if summary.trials_of(each)]
+    others = [each for each in trained if each.place != summary.baseline.place]
     settings = [summary.baseline, *others]
     lines = [
         "| measure | " + " | ".join(_title(each, summary) for each in settings) + " | floor |",
