@@ -4,6 +4,7 @@ The file is safetensors: the tensors of the network by their names in torch, and
 that says which network they are of. This imports torch, safetensors and numpy alone.
 """
 
+import copy
 import dataclasses
 import hashlib
 import json
@@ -95,7 +96,8 @@ class TrainedGenerator(nn.Module):
         Image i depends on ``seed`` and i alone, and its bytes are those that dcgan-sample draws. Where several
         processes train together, each calls this and has all images.
         """
-        return sample_pixels(self, range(count), seed=seed, network=self.config)
+        drawn_by = copy.deepcopy(self).to(memory_format=torch.channels_last)  # as runs draw by default: the same bytes
+        return sample_pixels(drawn_by, range(count), seed=seed, network=self.config)
 
     def to_pixels(self, images: Tensor) -> Tensor:
         """Pixels, uint8, of float ``images`` of any shape: 0 is black, 255 white, what lies beyond is clamped."""
@@ -103,7 +105,7 @@ class TrainedGenerator(nn.Module):
 
 
 def load(path: str | PathLike[str]) -> TrainedGenerator:
-    """The trained generator at ``path``, on the CPU, in the type that it was trained in, channels last in memory.
+    """The trained generator at ``path``, on the CPU, in the type that it was trained in.
 
     Args:
         path: A file that ``dcgan-export --format safetensors`` wrote, a run directory (its newest whole checkpoint is
@@ -114,8 +116,7 @@ def load(path: str | PathLike[str]) -> TrainedGenerator:
         OSError: A file cannot be read.
     """
     place = Path(path)
-    generator = _of_file(place) if place.is_file() else of_checkpoint(checkpoint.find(place))
-    return generator.to(memory_format=torch.channels_last)  # as runs draw by default: the same bytes
+    return _of_file(place) if place.is_file() else of_checkpoint(checkpoint.find(place))
 
 
 def of_checkpoint(found: Checkpoint) -> TrainedGenerator:
