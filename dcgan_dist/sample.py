@@ -106,6 +106,8 @@ def _progress(run: Path, *, out: Path) -> None:
 
 
 def _sample(arguments: argparse.Namespace) -> None:
+    import torch
+
     from dcgan_dist.animation import SUFFIXES
     from dcgan_dist.images import grid, write_png
     from dcgan_dist.interpolation import interpolated
@@ -114,7 +116,7 @@ def _sample(arguments: argparse.Namespace) -> None:
     from dcgan_dist.trained import load
 
     run, seed, rows = arguments.run, arguments.seed or 0, arguments.interpolate
-    generator = load(run)
+    generator = load(run).to(memory_format=torch.channels_last)  # as runs draw by default
     network = generator.config
     origin = f"seed {seed} from step {generator.origin.step} of {run}"
     if not rows:
