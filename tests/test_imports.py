@@ -1,6 +1,7 @@
 """What the package imports: only what pyproject.toml declares, and nothing that is for some uses alone at start-up."""
 
 import ast
+import functools
 import re
 import subprocess
 import sys
@@ -42,10 +43,13 @@ def imported(nodes: list[ast.stmt]) -> Iterator[str]:
             yield node.module.partition(".")[0]
 
 
+owners_of_packages = functools.cache(packages_distributions)  # a third of a second each time
+
+
 @pytest.mark.parametrize("path", sorted((REPOSITORY / "dcgan_dist").rglob("*.py")), ids=lambda path: path.stem)
 def test_a_module_imports_what_is_declared(path: Path) -> None:
     body = ast.parse(path.read_text()).body
-    known = packages_distributions()
+    known = owners_of_packages()
     for package in imported(body):
         if package != "dcgan_dist" and package not in sys.stdlib_module_names:
             owners = {owner.lower().replace("_", "-") for owner in known.get(package, [package])}

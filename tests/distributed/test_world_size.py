@@ -219,7 +219,7 @@ def test_the_comparison_would_notice_another_seed() -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in RECIPES if recipe(name).optim.update == "alternating"])
-@pytest.mark.parametrize("world_size", [1, 2, 4])
+@pytest.mark.parametrize("world_size", [1, 2, pytest.param(4, marks=pytest.mark.slow)])
 def test_an_update_makes_no_gradient_for_the_other_network(world_size: int, name: str) -> None:
     for rank in outcomes("recipes", world_size):
         step = rank[name].watched
