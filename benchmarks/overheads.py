@@ -91,7 +91,7 @@ def compare(config: TrainConfig, directory: Path, *, rounds: int, steps: int) ->
     loader = open_loader(config.images, config.network, seed=config.seed, rows=rows, device=runtime.device)
     run = RunDirectory(directory)
     metrics = JsonLines(run.metrics, keep_bytes=0)
-    console = ConsoleSink(Console(file=io.StringIO()), total_steps=ENDLESS, first_step=0)
+    console = ConsoleSink(Console(file=io.StringIO()), total_steps=ENDLESS, first_step=0, quiet=False)
     wandb = WandbSink({}, project="overheads", run_dir=directory, run_id=run.identity())
     trackers = {
         "no rows": None,
