@@ -25,6 +25,7 @@ from dcgan_dist.profiling import WARM_UP
 from dcgan_dist.progress import progress
 from dcgan_dist.run_directory import RunDirectory, open_run
 from dcgan_dist.run_lock import training_alone
+from dcgan_dist.tracking import RunConsole
 from dcgan_dist.wandb_sink import check_wandb_mode
 
 
@@ -35,7 +36,7 @@ class Job:
     config: TrainConfig
     """With everything that was left to be chosen."""
     runtime: Runtime
-    console: Console
+    console: RunConsole
     """For results and warnings; silent on all ranks but the main one."""
     chatter: Console
     """For what else there is to say; silent with --quiet too."""
@@ -56,7 +57,7 @@ def prepared(config: TrainConfig, runtime: Runtime, held: contextlib.ExitStack) 
         ValueError: the user's mistake, the same on all ranks.
         OSError: a file that cannot be read or written, the same on all ranks.
     """
-    console = Console(quiet=not runtime.is_main, soft_wrap=True, highlight=False, markup=False)
+    console = RunConsole(runtime.stop, quiet=not runtime.is_main)
     chatter = Console(quiet=True) if config.run.quiet else console
     if all(getattr(config, name) is None for name in LENGTHS):
         raise ValueError(f"give exactly one of {', '.join(LENGTHS)}; recipes have theirs, see --help")

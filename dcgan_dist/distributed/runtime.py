@@ -111,7 +111,7 @@ def start(compute: ComputeConfig) -> Runtime:
 
 
 class StopRequest:
-    """A wish to stop, from a signal, that all ranks agree on at the same step.
+    """A wish to stop, from a signal or from this program, that all ranks agree on at the same step.
 
     Handlers set a flag. Every step or every second, whichever is longer, the ranks compare flags over a gloo
     group of their own, which never touches the device. A second Ctrl-C stops at once, a third without a word.
@@ -119,7 +119,7 @@ class StopRequest:
 
     def __init__(self, timeout: timedelta) -> None:
         self.received: str | None = None
-        """Name of the signal this process received first."""
+        """What asked this process first: the name of a signal, or the words of ``ask``."""
         self.at_once = False
         """Whether a second Ctrl-C came; Python may turn the KeyboardInterrupt it raised into another error."""
         self._interrupts = 0  # Ctrl-C received
@@ -142,8 +142,12 @@ class StopRequest:
             signal.signal(number, handler)
         self._handlers.clear()
 
+    def ask(self, reason: str) -> None:
+        """Stop all ranks, as a signal would."""
+        self.received = self.received or reason
+
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        self.received = self.received or signal.Signals(number).name
+        self.ask(signal.Signals(number).name)
         if number != signal.SIGINT:
             return
         self._interrupts += 1
