@@ -23,7 +23,7 @@ from dcgan_dist.gan import Gan, build_gan
 from dcgan_dist.judging import UNMEASURED, Judge, default_extractor
 from dcgan_dist.profiling import WARM_UP
 from dcgan_dist.progress import progress
-from dcgan_dist.run_directory import RunDirectory, open_run
+from dcgan_dist.run_directory import RunDirectory, check_free, open_run
 from dcgan_dist.run_lock import training_alone
 from dcgan_dist.tracking import RunConsole
 from dcgan_dist.wandb_sink import check_wandb_mode
@@ -66,6 +66,8 @@ def prepared(config: TrainConfig, runtime: Runtime, held: contextlib.ExitStack) 
     settings = checkpoint.config_dict(config).items()
     collectives.check_equal({name: str(value) for name, value in settings if name != "data"})
     rows = runtime.rows(config.images.batch_size)
+    if not config.run.dry_run:  # before anything that takes long
+        collectives.from_main(partial(check_free, config.run.run_dir, resume=config.run.resume))
     for sentence in (*without_effect(config), *launcher_disagreements(config.compute)):
         console.print(f"warning: {sentence}")
     config = changed(config, {"loader": collectives.from_main(partial(_chosen_loader, config))})

