@@ -165,7 +165,9 @@ def _begin(gan: Gan, origin: checkpoint.Checkpoint | None) -> list[str]:
 def _opened(config: TrainConfig, held: contextlib.ExitStack) -> tuple[RunDirectory, list[str]]:
     """The run's directory, locked, and what there is to say about that. Main process only."""
     run = open_run(config.run.run_dir, recipe=config.recipe, resume=config.run.resume)
-    return run, held.enter_context(training_alone(run.path))
+    told = held.enter_context(training_alone(run.path))
+    run.forget_unfinished()
+    return run, told
 
 
 def _chosen_extractor(config: TrainConfig, console: Console) -> str:

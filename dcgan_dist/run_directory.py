@@ -97,6 +97,12 @@ class RunDirectory:
             if step > after:
                 path.unlink()
 
+    def forget_unfinished(self) -> None:
+        """Remove files that a killed process has left half-written. For who holds the lock of the directory."""
+        for directory in (self.path, self.samples):
+            for path in directory.glob(".*.tmp"):
+                path.unlink()
+
     def set_status(
         self, state: str, reason: str = "", *, total_steps: int | None = None, account: Account | None = None
     ) -> None:

@@ -59,6 +59,15 @@ def test_grids_are_found_by_their_names_in_the_order_of_their_steps(tmp_path: Pa
     assert (run.samples / "step-last.png").exists()
 
 
+def test_what_a_kill_has_left_half_written_is_removed(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    run.samples.mkdir()
+    for path in (run.path / ".status.json.1f2e.tmp", run.samples / ".step-00000005.png.3d4c.tmp", run.status):
+        path.touch()
+    run.forget_unfinished()
+    assert {path.name for path in tmp_path.rglob("*")} == {"samples", "status.json"}
+
+
 def test_the_environment_has_the_versions_that_scores_depend_on() -> None:
     packages = environment(tiny.runtime())["packages"]
     installed = {each.metadata["Name"].lower().replace("_", "-"): each.version for each in distributions()}
