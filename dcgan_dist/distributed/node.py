@@ -36,9 +36,7 @@ def this_node() -> Node:
     own = collectives.rank()
     name, cores = found[own]
     ranks = tuple(rank for rank, (node, _) in enumerate(found) if node == name)
-    sharers = sum(
-        not cores.isdisjoint(found[rank][1]) for rank in ranks
-    )  # this one alone where each is bound to its own
+    sharers = sum(not cores.isdisjoint(found[rank][1]) for rank in ranks)  # one where each is bound to its own
     return Node(ranks, ranks.index(own), max(1, len(cores) // sharers))
 
 
