@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
     except ValueError as error:
         fail(str(error))
-    from dcgan_dist.appraisal import Task, appraise  # torch takes seconds to import, --help should not
+    from dcgan_dist.evaluation.appraisal import Task, appraise  # torch takes seconds to import, --help should not
 
     appraise(
         Task(

@@ -14,10 +14,10 @@ from dcgan_dist.data.loader import Loader
 from dcgan_dist.distributed import collectives
 from dcgan_dist.distributed.draws import StepDraws, run_key
 from dcgan_dist.distributed.runtime import Runtime
-from dcgan_dist.game import ScoreCounter
+from dcgan_dist.evaluation.judging import Judge, Judgement
+from dcgan_dist.evaluation.score_histograms import ScoreCounter
 from dcgan_dist.gan import Gan
 from dcgan_dist.images import grid, to_images
-from dcgan_dist.judging import Judge, Judgement
 from dcgan_dist.profiling import named
 from dcgan_dist.run_directory import RunDirectory
 from dcgan_dist.sampling import sample_pixels

@@ -18,11 +18,11 @@ from dcgan_dist.distributed import collectives
 from dcgan_dist.distributed.draws import StepDraws, run_key
 from dcgan_dist.distributed.launcher import launcher_disagreements
 from dcgan_dist.distributed.runtime import Runtime
+from dcgan_dist.evaluation.judging import UNMEASURED, Judge, default_extractor
+from dcgan_dist.evaluation.progress import progress
 from dcgan_dist.fine_tuning import facts_of, find_origin, load_origin
 from dcgan_dist.gan import Gan, build_gan
-from dcgan_dist.judging import UNMEASURED, Judge, default_extractor
 from dcgan_dist.profiling import WARM_UP
-from dcgan_dist.progress import progress
 from dcgan_dist.run_directory import RunDirectory, open_run
 from dcgan_dist.run_lock import training_alone
 from dcgan_dist.wandb_sink import check_wandb_mode

@@ -19,8 +19,8 @@ from dcgan_dist import checkpoint, eval, train
 from dcgan_dist.cli import read_yaml
 from dcgan_dist.config import TrainConfig, changed
 from dcgan_dist.data.shards import read_index, read_pixels
+from dcgan_dist.evaluation.judging import UNMEASURED
 from dcgan_dist.images import to_images
-from dcgan_dist.judging import UNMEASURED
 from dcgan_dist.metrics import efflite0
 from dcgan_dist.models import build_networks
 from dcgan_dist.sampling import sample_pixels

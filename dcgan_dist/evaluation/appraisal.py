@@ -19,14 +19,14 @@ from dcgan_dist.config import ComputeConfig, EvaluationConfig, TrainConfig, chan
 from dcgan_dist.distributed import collectives
 from dcgan_dist.distributed.failure import PeerError, attended, last_words
 from dcgan_dist.distributed.runtime import Runtime, start
+from dcgan_dist.evaluation.judging import UNMEASURED, Judge, default_extractor
+from dcgan_dist.evaluation.progress import progress
+from dcgan_dist.evaluation.real_features import RealImages, open_real_images
+from dcgan_dist.evaluation.scoring import read_files, score
 from dcgan_dist.images import write_png
-from dcgan_dist.judging import UNMEASURED, Judge, default_extractor
 from dcgan_dist.metrics.extractors import download_inception
 from dcgan_dist.metrics.quality import NUMBERS
 from dcgan_dist.models import build_networks
-from dcgan_dist.progress import progress
-from dcgan_dist.real_features import RealImages, open_real_images
-from dcgan_dist.scoring import read_files, score
 from dcgan_dist.terminal import fail, in_words, tell
 from dcgan_dist.trained import of_checkpoint, weights_file
 from dcgan_dist.words import counted

@@ -12,19 +12,19 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from dcgan_dist import files
-from dcgan_dist import kept as kept_files
 from dcgan_dist.config import DataConfig, EvaluationConfig, NetworkConfig
 from dcgan_dist.data.shards import read_index, read_pixels
 from dcgan_dist.distributed import collectives
 from dcgan_dist.distributed.draws import sample_latent
-from dcgan_dist.evaluation import Evaluation, evaluate, prepare, silent
+from dcgan_dist.evaluation import kept as kept_files
+from dcgan_dist.evaluation.quality import Evaluation, evaluate, prepare, silent
+from dcgan_dist.evaluation.real_features import RealImages, Reference, open_real_images, reference
 from dcgan_dist.images import to_pixels
 from dcgan_dist.metrics.extractors import Extractor, build_extractor
 from dcgan_dist.metrics.features import FeatureSet, extract
 from dcgan_dist.metrics.moments import Moments
 from dcgan_dist.metrics.quality import quality
 from dcgan_dist.models import build_networks
-from dcgan_dist.real_features import RealImages, Reference, open_real_images, reference
 from tests import tiny
 from tests.distributed.ranks import run_ranks
 

@@ -17,7 +17,7 @@ from dcgan_dist.data import loader
 from dcgan_dist.data.cache import CacheFullError
 from dcgan_dist.data.shard_files import ShardFiles, decode_images, stored_images
 from dcgan_dist.distributed import collectives
-from dcgan_dist.kept import KeptFile
+from dcgan_dist.evaluation.kept import KeptFile
 from dcgan_dist.metrics.extractors import Extractor
 from dcgan_dist.metrics.features import FeatureSet, extract
 from dcgan_dist.metrics.moments import Moments

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from dcgan_dist.config import EvaluationConfig, NetworkConfig
 from dcgan_dist.distributed import collectives
 from dcgan_dist.distributed.draws import sample_latent
+from dcgan_dist.evaluation.real_features import RealImages, Reference, reference
 from dcgan_dist.metrics.extractors import build_extractor
 from dcgan_dist.metrics.features import extract
 from dcgan_dist.metrics.quality import LEAST_IMAGES, full_name, quality
-from dcgan_dist.real_features import RealImages, Reference, reference
 from dcgan_dist.sampling import CHUNK, chunk_of
 
 Report = Callable[[str, int, int], None]

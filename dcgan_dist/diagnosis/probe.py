@@ -106,7 +106,7 @@ def versions(*, cuda: bool) -> dict[str, str]:
     """Versions by name, of this package, Python and the libraries; with those of CUDA and NCCL for a GPU."""
     found = {
         "dcgan_dist": __version__,
-        "source": source_hash(Path(__file__).parent),
+        "source": source_hash(Path(__file__).parents[1]),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "accelerate": importlib.metadata.version("accelerate"),

@@ -14,11 +14,11 @@ from dcgan_dist.collapse.reference import ColourMode, colour_modes, measure
 from dcgan_dist.collapse.score import ALARM
 from dcgan_dist.config import TrainConfig
 from dcgan_dist.distributed import collectives
-from dcgan_dist.evaluation import Evaluation, Report, evaluate, prepare, silent
+from dcgan_dist.evaluation.quality import Evaluation, Report, evaluate, prepare, silent
+from dcgan_dist.evaluation.real_features import Reference, open_real_images
+from dcgan_dist.evaluation.real_variety import UnfitDataError, Variety, real_variety
 from dcgan_dist.metrics import efflite0
 from dcgan_dist.metrics.quality import NUMBERS
-from dcgan_dist.real_features import Reference, open_real_images
-from dcgan_dist.real_variety import UnfitDataError, Variety, real_variety
 from dcgan_dist.sampling import sample_pixels
 
 UNMEASURED = "quality is not measured, which takes features of a network: pip install 'dcgan_dist[eval]'"

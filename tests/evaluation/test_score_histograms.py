@@ -10,7 +10,7 @@ import torch
 from dcgan_dist.config import TrainConfig
 from dcgan_dist.data.order import Order
 from dcgan_dist.data.resident import ResidentLoader
-from dcgan_dist.game import BINS, ScoreCounter, ScoreHistograms, _histogram
+from dcgan_dist.evaluation.score_histograms import BINS, ScoreCounter, ScoreHistograms, _histogram
 from dcgan_dist.images import to_images
 from dcgan_dist.loop import Training
 from tests import tiny

@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from dcgan_dist.probe import LARGE_BYTES, SMALL_BYTES, Facts, Network, bus_bandwidth
-from dcgan_dist.trial import Comparison, Outcome
+from dcgan_dist.diagnosis.probe import LARGE_BYTES, SMALL_BYTES, Facts, Network, bus_bandwidth
+from dcgan_dist.diagnosis.trial import Comparison, Outcome
 from dcgan_dist.words import counted
 
 OPEN_FILES = 128

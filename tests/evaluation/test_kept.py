@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dcgan_dist import kept, real_variety
 from dcgan_dist.config import DataConfig
 from dcgan_dist.data.loader import open_shards
+from dcgan_dist.evaluation import kept, real_variety
+from dcgan_dist.evaluation.kept import KeptFile
+from dcgan_dist.evaluation.real_features import RealImages, open_real_images
+from dcgan_dist.evaluation.real_variety import UnfitDataError, Variety
 from dcgan_dist.files import write_whole
-from dcgan_dist.kept import KeptFile
-from dcgan_dist.real_features import RealImages, open_real_images
-from dcgan_dist.real_variety import UnfitDataError, Variety
 from tests import tiny
 
 NETWORK = tiny.narrow("flowers17-arch1").network

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from dcgan_dist.distributed.runtime import Runtime
-from dcgan_dist.evaluation import Report
+from dcgan_dist.evaluation.quality import Report
 from dcgan_dist.terminal import can_draw
 
 

@@ -9,8 +9,8 @@ import numpy as np
 from dcgan_dist.collapse.pixels import Integers, Pixels
 from dcgan_dist.collapse.reference import FORMAT, MOST_IMAGES, SAMPLES, Reference, fit
 from dcgan_dist.data.permute import permutation
-from dcgan_dist.kept import KeptFile
-from dcgan_dist.real_features import RealImages
+from dcgan_dist.evaluation.kept import KeptFile
+from dcgan_dist.evaluation.real_features import RealImages
 
 
 @dataclass(frozen=True)

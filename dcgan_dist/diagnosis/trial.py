@@ -142,7 +142,7 @@ def on_one_process(config: TrainConfig, *, steps: int, seconds: float) -> Outcom
         with tempfile.TemporaryDirectory(prefix="dcgan-doctor-") as scratch, _cleaned_up_on_sigterm():
             directory = Path(scratch)
             (directory / CONFIG).write_text(to_yaml(config), encoding="utf-8")
-            command = [sys.executable, "-m", "dcgan_dist.trial", scratch, str(steps), str(seconds)]
+            command = [sys.executable, "-m", "dcgan_dist.diagnosis.trial", scratch, str(steps), str(seconds)]
             environment = without_launcher(os.environ)
             subprocess.run(command, env=environment, check=True, capture_output=True, text=True, timeout=limit)
             return Outcome.load(directory / OUTCOME)

@@ -11,8 +11,19 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from dcgan_dist import probe, trial
 from dcgan_dist.config import TrainConfig, changed
+from dcgan_dist.diagnosis import probe, trial
+from dcgan_dist.diagnosis.probe import Facts
+from dcgan_dist.diagnosis.trial import Outcome
+from dcgan_dist.diagnosis.verdicts import (
+    Check,
+    judge_comparison,
+    judge_digests,
+    judge_facts,
+    judge_network,
+    judge_pace,
+    verdict,
+)
 from dcgan_dist.distributed import collectives
 from dcgan_dist.distributed.failure import PeerError, attended, last_words
 from dcgan_dist.distributed.launcher import (
@@ -23,18 +34,7 @@ from dcgan_dist.distributed.launcher import (
 )
 from dcgan_dist.distributed.runtime import Runtime, start
 from dcgan_dist.loop import DivergenceError
-from dcgan_dist.probe import Facts
 from dcgan_dist.terminal import is_first_process
-from dcgan_dist.trial import Outcome
-from dcgan_dist.verdicts import (
-    Check,
-    judge_comparison,
-    judge_digests,
-    judge_facts,
-    judge_network,
-    judge_pace,
-    verdict,
-)
 from dcgan_dist.words import counted
 
 STEPS = 20

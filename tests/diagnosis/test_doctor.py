@@ -14,9 +14,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from dcgan_dist import doctor, examination, probe, trial, verdicts
+from dcgan_dist import doctor
 from dcgan_dist.cli import to_yaml
 from dcgan_dist.config import TrainConfig, changed
+from dcgan_dist.diagnosis import examination, probe, trial, verdicts
 from dcgan_dist.distributed.failure import PeerError
 from dcgan_dist.distributed.launcher import without_launcher
 from tests import tiny

@@ -12,10 +12,11 @@ import torch
 from PIL import Image
 from torch import nn
 
-from dcgan_dist import checkpoint, judging, loop, train
+from dcgan_dist import checkpoint, loop, train
 from dcgan_dist.config import changed
 from dcgan_dist.distributed import collectives
-from dcgan_dist.judging import Judge, Judgement
+from dcgan_dist.evaluation import judging
+from dcgan_dist.evaluation.judging import Judge, Judgement
 from dcgan_dist.loop import DivergenceError, Training
 from dcgan_dist.metrics import efflite0
 from dcgan_dist.run_directory import RunDirectory
