@@ -21,6 +21,7 @@ from dcgan_dist.losses import LOSSES, Loss
 from dcgan_dist.models import build_networks
 from dcgan_dist.models.blocks import freeze
 from dcgan_dist.profiling import named
+from dcgan_dist.words import did_you_mean
 
 
 @dataclass
@@ -184,7 +185,8 @@ class Gan:
 def build_gan(config: TrainConfig, runtime: Runtime) -> Gan:
     """Networks, optimizers and loss of ``config`` on the runtime's device; the same random weights on every process."""
     if config.losses.loss not in LOSSES:
-        raise ValueError(f"loss must be one of {', '.join(LOSSES)}, got {config.losses.loss!r}")
+        given = config.losses.loss
+        raise ValueError(f"loss must be one of {', '.join(LOSSES)}, got {given}{did_you_mean(given, LOSSES)}")
     assert "auto" not in (config.compute.precision, config.compute.memory_format)
     generator, discriminator = build_networks(config.network, seed=config.seed)
     freeze(generator, discriminator, config.fine_tuning)

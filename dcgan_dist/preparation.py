@@ -22,6 +22,7 @@ from dcgan_dist.evaluation.judging import UNMEASURED, Judge, default_extractor
 from dcgan_dist.evaluation.progress import progress
 from dcgan_dist.fine_tuning import facts_of, find_origin, load_origin
 from dcgan_dist.gan import Gan, build_gan
+from dcgan_dist.metrics.extractors import kind_of
 from dcgan_dist.profiling import WARM_UP
 from dcgan_dist.run_directory import RunDirectory, open_run
 from dcgan_dist.run_lock import training_alone
@@ -172,6 +173,8 @@ def _chosen_extractor(config: TrainConfig, console: Console) -> str:
         chosen = default_extractor()
         if chosen == "none":
             console.print(UNMEASURED)
+    if chosen not in ("auto", "none"):
+        kind_of(chosen)  # whether there is one, also in a dry run and where nothing is evaluated
     return chosen
 
 

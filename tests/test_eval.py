@@ -170,7 +170,7 @@ def test_mistakes_are_one_message(run: Path, tmp_path: Path, capsys: pytest.Capt
         ((tmp_path,), "no whole checkpoint here"),
         ((run, "--count", "3"), "eval_count must be at least 20, got 3"),
         ((run, "--count", "0"), "eval_count must be positive, got 0"),
-        ((run, "--extractor", "vgg"), "argument --extractor: invalid choice: 'vgg'"),
+        ((run, "--extractor", "vgg"), "extractor must be auto, none or one of efflite0, inception, pixels, got vgg"),
         ((run, *PIXELS, "--data", tmp_path), "not a directory of shards"),
         ((run, *PIXELS, "--download"), "--download and --weights are for --extractor inception"),
         ((run, "--nearest", "n.png", "--score", "a.png"), "--nearest is a picture of samples, --score is of files"),

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 import torch
 from torch import nn
@@ -14,8 +13,9 @@ from dcgan_dist.collapse.reference import ColourMode, colour_modes, measure
 from dcgan_dist.collapse.score import ALARM
 from dcgan_dist.config import TrainConfig
 from dcgan_dist.distributed import collectives
-from dcgan_dist.evaluation.quality import Evaluation, Report, evaluate, prepare, silent
-from dcgan_dist.evaluation.real_features import Reference, open_real_images
+from dcgan_dist.evaluation.progress import Report, silent
+from dcgan_dist.evaluation.quality import Quality, measure_quality, prepare_quality
+from dcgan_dist.evaluation.real_features import RealFeatures, open_real_images
 from dcgan_dist.evaluation.real_variety import UnfitDataError, Variety, real_variety
 from dcgan_dist.metrics import efflite0
 from dcgan_dist.metrics.quality import NUMBERS
@@ -25,7 +25,7 @@ UNMEASURED = "quality is not measured, which takes features of a network: pip in
 """What to tell when extractor auto has become none."""
 
 
-def default_extractor() -> Literal["efflite0", "none"]:
+def default_extractor() -> str:
     """What extractor auto is on the main process's machine: efflite0 where its weights are installed, else none."""
     return collectives.from_main(lambda: "efflite0" if efflite0.is_installed() else "none")
 
@@ -34,7 +34,7 @@ def default_extractor() -> Literal["efflite0", "none"]:
 class Judgement:
     """The numbers of one evaluation; the same on every rank, but for its seconds."""
 
-    quality: Evaluation | None
+    quality: Quality | None
     """None without an extractor."""
     collapse: float | None
     """The score; None where the data are too few to measure variety against."""
@@ -97,10 +97,10 @@ class Judge:
             raise ValueError(f"best_metric {settings.best_metric} needs an extractor, got extractor none")
         self.real_images = open_real_images(config.images, config.network)
         """What is compared with."""
-        self.real_features: Reference | None = None
+        self.real_features: RealFeatures | None = None
         """The real side of quality; None without an extractor."""
         if settings.extractor != "none":
-            self.real_features = prepare(settings, self.real_images, device=device, report=report)
+            self.real_features = prepare_quality(settings, self.real_images, device=device, report=report)
             if settings.best_metric in NUMBERS and settings.best_metric not in self.real_features.floor:
                 raise ValueError(
                     f"best_metric {settings.best_metric} needs an extractor that classifies, got {settings.extractor}"
@@ -128,7 +128,7 @@ class Judge:
         config = self._config
         quality = None
         if (real := self.real_features) is not None:
-            quality = evaluate(generator, real, seed=config.seed, network=config.network, report=report)
+            quality = measure_quality(generator, real, seed=config.seed, network=config.network, report=report)
         collapse, variety, colours = None, dict[str, float](), list[ColourMode]()
         if self._samples:
             pixels = self._pixels(generator)
@@ -182,7 +182,7 @@ class Judge:
         measures = measure(pixels, reference)
         return measures[reference.score_name], measures, colour_modes(pixels, reference)
 
-    def _best(self, quality: Evaluation | None, collapse: float | None) -> float | None:
+    def _best(self, quality: Quality | None, collapse: float | None) -> float | None:
         name = self._config.evaluation.best_metric
         if name == "auto":
             name = "kid" if quality else "collapse"

@@ -1,14 +1,20 @@
 """How far an evaluation has come, for people who watch."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from dcgan_dist.distributed.runtime import Runtime
-from dcgan_dist.evaluation.quality import Report
 from dcgan_dist.terminal import can_draw
+
+Report = Callable[[str, int, int], None]
+"""Called with what is being done, and about how many images of how many are done."""
+
+
+def silent(what: str, done: int, total: int) -> None:
+    """A Report that says nothing."""
 
 
 @contextlib.contextmanager

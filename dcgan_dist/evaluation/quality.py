@@ -1,6 +1,6 @@
 """The quality of a generator's images in numbers, measured by all ranks together: the same on any number of them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,22 +9,16 @@ from torch import Tensor, nn
 from dcgan_dist.config import EvaluationConfig, NetworkConfig
 from dcgan_dist.distributed import collectives
 from dcgan_dist.distributed.draws import sample_latent
-from dcgan_dist.evaluation.real_features import RealImages, Reference, reference
+from dcgan_dist.evaluation.progress import Report, silent
+from dcgan_dist.evaluation.real_features import RealFeatures, RealImages, real_features
 from dcgan_dist.metrics.extractors import build_extractor
 from dcgan_dist.metrics.features import extract
 from dcgan_dist.metrics.quality import LEAST_IMAGES, full_name, quality
 from dcgan_dist.sampling import CHUNK, chunk_of
 
-Report = Callable[[str, int, int], None]
-"""Called with what is being done, and about how many images of how many are done."""
-
-
-def silent(what: str, done: int, total: int) -> None:
-    """A Report that says nothing."""
-
 
 @dataclass(frozen=True)
-class Evaluation:
+class Quality:
     """Numbers on a generator, each with its floor."""
 
     measures: dict[str, float]
@@ -48,13 +42,13 @@ class Evaluation:
         return found
 
 
-def prepare(
+def prepare_quality(
     settings: EvaluationConfig,
     reals: RealImages,
     *,
     device: torch.device,
     report: Report = silent,
-) -> Reference:
+) -> RealFeatures:
     """The real side of evaluations with these settings, once for a run. Every rank calls it.
 
     Args:
@@ -75,7 +69,7 @@ def prepare(
         )
     )
     collectives.check_equal({"the extractor": extractor.identity, "the images": reals.digest})
-    return reference(
+    return real_features(
         extractor,
         reals,
         count=settings.eval_count,
@@ -84,14 +78,14 @@ def prepare(
     )
 
 
-def evaluate(
+def measure_quality(
     generator: nn.Module,
-    real: Reference,
+    real: RealFeatures,
     *,
     seed: int,
     network: NetworkConfig,
     report: Report = silent,
-) -> Evaluation:
+) -> Quality:
     """Every measure of ``real.count`` images of ``generator`` against the data, on every rank. Every rank calls it.
 
     The images' z are a stream of their own, the same for a seed each time, so nothing random in a run is touched and
@@ -100,7 +94,7 @@ def evaluate(
 
     Args:
         generator: network from z to images in ``network.value_range``, not wrapped; it stays as it is.
-        real: what ``prepare`` returned.
+        real: what ``prepare_quality`` returned.
         seed: the run's.
         network: of the generator.
         report: of progress.
@@ -127,7 +121,7 @@ def evaluate(
         return quality(real.features, fakes)
 
     measures = collectives.from_main(judge)
-    return Evaluation(
+    return Quality(
         measures=measures,
         floor=real.floor,
         extractor=real.extractor.name,

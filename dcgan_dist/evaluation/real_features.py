@@ -90,7 +90,7 @@ def open_real_images(data: DataConfig, network: NetworkConfig) -> RealImages:
 
 
 @dataclass(frozen=True)
-class Reference:
+class RealFeatures:
     """The real side of an evaluation."""
 
     extractor: Extractor
@@ -108,14 +108,14 @@ class Reference:
     """For people: where the features come from."""
 
 
-def reference(
+def real_features(
     extractor: Extractor,
     reals: RealImages,
     *,
     count: int,
     device: torch.device,
     report: Callable[[int, int], None],
-) -> Reference:
+) -> RealFeatures:
     """The real side of an evaluation of ``count`` fakes: computed on all ranks, or read from where it was kept.
 
     It is kept in the directory of the shards, or where that cannot be written below ``cache_dir``, in a file that is
@@ -146,7 +146,7 @@ def reference(
     if found is not None:
         floor, told = found
         features = None if own is None else own.features.to(device)
-        return Reference(extractor, count, images, floor_images, floor, features, told)
+        return RealFeatures(extractor, count, images, floor_images, floor, features, told)
 
     everything = extract(
         extractor,
@@ -164,7 +164,8 @@ def reference(
         return floor, kept.write(_to_bytes(compared, floor))
 
     floor, told = collectives.from_main(judge_and_keep)
-    return Reference(extractor, count, images, floor_images, floor, compared if collectives.rank() == 0 else None, told)
+    features = compared if collectives.rank() == 0 else None
+    return RealFeatures(extractor, count, images, floor_images, floor, features, told)
 
 
 # The kept file

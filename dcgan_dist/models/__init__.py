@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from difflib import get_close_matches
 
 import torch
 from torch import nn
@@ -10,6 +9,7 @@ from torch import nn
 from dcgan_dist.config import NetworkConfig
 from dcgan_dist.models import dcgan64, flowers_arch1, flowers_arch2, mnist28, pooled
 from dcgan_dist.models.layers import dcgan_initialise, keras_initialise
+from dcgan_dist.words import did_you_mean
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,9 +120,7 @@ def _model(config: NetworkConfig) -> Model:
     """The row of MODELS that ``config`` names, once it is sure to honour every field."""
     name = config.model
     if name not in MODELS:
-        close = get_close_matches(name, MODELS, n=1)
-        hint = f"; did you mean {close[0]}?" if close else ""
-        raise ValueError(f"model must be one of {', '.join(MODELS)}, got {name}{hint}")
+        raise ValueError(f"model must be one of {', '.join(MODELS)}, got {name}{did_you_mean(name, MODELS)}")
     model = MODELS[name]
     if config.image_size not in model.image_sizes:
         sizes = " or ".join(map(str, model.image_sizes))

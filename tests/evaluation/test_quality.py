@@ -17,8 +17,8 @@ from dcgan_dist.data.shards import read_index, read_pixels
 from dcgan_dist.distributed import collectives
 from dcgan_dist.distributed.draws import sample_latent
 from dcgan_dist.evaluation import kept as kept_files
-from dcgan_dist.evaluation.quality import Evaluation, evaluate, prepare, silent
-from dcgan_dist.evaluation.real_features import RealImages, Reference, open_real_images, reference
+from dcgan_dist.evaluation.quality import Quality, measure_quality, prepare_quality
+from dcgan_dist.evaluation.real_features import RealFeatures, RealImages, open_real_images, real_features
 from dcgan_dist.images import to_pixels
 from dcgan_dist.metrics.extractors import Extractor, build_extractor
 from dcgan_dist.metrics.features import FeatureSet, extract
@@ -59,8 +59,8 @@ def reals(directory: Path, **changes: Any) -> RealImages:
     return open_real_images(DataConfig(data=str(directory), **changes), NETWORK)
 
 
-def own_reference(directory: Path, count: int) -> Reference:
-    return reference(OWN, reals(directory), count=count, device=CPU, report=lambda done, total: None)
+def own_real_features(directory: Path, count: int) -> RealFeatures:
+    return real_features(OWN, reals(directory), count=count, device=CPU, report=lambda done, total: None)
 
 
 def copied(shards: Path, tmp_path: Path) -> Path:
@@ -68,8 +68,8 @@ def copied(shards: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(shards, tmp_path / "shards", ignore=shutil.ignore_patterns(".*")))
 
 
-def evaluated(directory: Path, count: int) -> Evaluation:
-    return evaluate(generator(), own_reference(directory, count), seed=3, network=NETWORK)
+def evaluated(directory: Path, count: int) -> Quality:
+    return measure_quality(generator(), own_real_features(directory, count), seed=3, network=NETWORK)
 
 
 # Ranks
@@ -184,8 +184,8 @@ def test_names_say_extractor_count_and_floor(flower_shards: Path, tmp_path: Path
 
 def test_an_extractor_without_classes_has_no_is(flower_shards: Path, tmp_path: Path) -> None:
     settings = EvaluationConfig(extractor="pixels", eval_resize=8, eval_count=30)
-    real = prepare(settings, reals(copied(flower_shards, tmp_path)), device=CPU)
-    found = evaluate(generator(), real, seed=0, network=NETWORK)
+    real = prepare_quality(settings, reals(copied(flower_shards, tmp_path)), device=CPU)
+    found = measure_quality(generator(), real, seed=0, network=NETWORK)
     assert list(found.measures) == list(found.floor) == [name for name in MEASURES if not name.startswith("is")]
     assert "eval/coverage_pixels_r8_n30" in found.scalars()
 
@@ -207,8 +207,8 @@ def test_progress_is_told(flower_shards: Path, tmp_path: Path) -> None:
     told: list[tuple[str, int, int]] = []
     settings = EvaluationConfig(extractor="pixels", eval_count=20)
     directory = copied(flower_shards, tmp_path)
-    real = prepare(settings, reals(directory), device=CPU, report=lambda *what: told.append(what))
-    evaluate(generator(), real, seed=0, network=NETWORK, report=lambda *what: told.append(what))
+    real = prepare_quality(settings, reals(directory), device=CPU, report=lambda *what: told.append(what))
+    measure_quality(generator(), real, seed=0, network=NETWORK, report=lambda *what: told.append(what))
     assert told[-1] == ("fakes", 20, 20)
     assert told[:3] == [("real images", 16, 40), ("real images", 32, 40), ("real images", 40, 40)]
 
@@ -217,8 +217,8 @@ def test_a_generator_with_images_in_0_to_1_and_grey_ones(flower_shards: Path, tm
     grey = tiny.narrow("flowers17-arch1", channels=1, value_range=(0.0, 1.0)).network
     found = open_real_images(DataConfig(data=str(copied(flower_shards, tmp_path))), grey)
     assert found.pixels(0, 5).shape == (5, 1, 32, 32)
-    real = prepare(EvaluationConfig(extractor="pixels", eval_count=20), found, device=CPU)
-    measures = evaluate(build_networks(grey, seed=1)[0], real, seed=0, network=grey).measures
+    real = prepare_quality(EvaluationConfig(extractor="pixels", eval_count=20), found, device=CPU)
+    measures = measure_quality(build_networks(grey, seed=1)[0], real, seed=0, network=grey).measures
     assert measures["fid"] > 0
 
 
@@ -238,9 +238,9 @@ def test_parts_and_mirrored_images(flower_shards: Path) -> None:
 
 def test_too_few_images_are_a_mistake(flower_shards: Path) -> None:
     with pytest.raises(ValueError, match="data must have at least 40 images to be measured against, has 39"):
-        prepare(EvaluationConfig(extractor="pixels"), reals(flower_shards, subset_size=39), device=CPU)
+        prepare_quality(EvaluationConfig(extractor="pixels"), reals(flower_shards, subset_size=39), device=CPU)
     with pytest.raises(ValueError, match="eval_count must be at least 20, got 19"):
-        prepare(EvaluationConfig(extractor="pixels", eval_count=19), reals(flower_shards), device=CPU)
+        prepare_quality(EvaluationConfig(extractor="pixels", eval_count=19), reals(flower_shards), device=CPU)
 
 
 # Kept features
@@ -252,24 +252,24 @@ def kept(directory: Path) -> list[Path]:
 
 def test_features_are_kept_beside_the_shards(flower_shards: Path, tmp_path: Path) -> None:
     shards = copied(flower_shards, tmp_path)
-    first = own_reference(shards, 40)
+    first = own_real_features(shards, 40)
     assert first.told == f"computed, and kept in {shards}"
     assert len(kept(shards)) == 1
     assert kept(shards)[0].name.startswith(".features-own-n40-")
-    second = own_reference(shards, 40)
+    second = own_real_features(shards, 40)
     assert second.told == f"read from {shards}"
     assert second.floor == first.floor
     assert first.features is not None
     assert second.features is not None
     assert torch.equal(second.features.features, first.features.features)
     assert torch.equal(second.features.moments.scatter, first.features.moments.scatter)
-    assert evaluate(generator(), second, seed=3, network=NETWORK).measures == evaluated(shards, 40).measures
+    assert measure_quality(generator(), second, seed=3, network=NETWORK).measures == evaluated(shards, 40).measures
 
 
 @pytest.mark.parametrize("damage", ["truncated", "bit", "empty", "floor", "bare"])
 def test_a_damaged_file_is_made_again(flower_shards: Path, tmp_path: Path, damage: str) -> None:
     shards = copied(flower_shards, tmp_path)
-    expected = own_reference(shards, 40)
+    expected = own_real_features(shards, 40)
     (path,) = kept(shards)
     data = bytearray(path.read_bytes())
     if damage == "bit":
@@ -278,10 +278,10 @@ def test_a_damaged_file_is_made_again(flower_shards: Path, tmp_path: Path, damag
         data[data.index(b"floor/fid")] ^= 1
     contents = {"truncated": data[:-1], "empty": b"", "bare": save({"features": torch.zeros(1)})}
     path.write_bytes(bytes(contents.get(damage, data)))
-    found = own_reference(shards, 40)
+    found = own_real_features(shards, 40)
     assert found.told.startswith("computed")
     assert found.floor == expected.floor
-    assert own_reference(shards, 40).told.startswith("read from")
+    assert own_real_features(shards, 40).told.startswith("read from")
 
 
 def test_runs_that_begin_together_keep_one_file(
@@ -289,18 +289,18 @@ def test_runs_that_begin_together_keep_one_file(
 ) -> None:
     """Like the points of a sweep: while one writes, another writes the same file and is done first."""
     shards, sync = copied(flower_shards, tmp_path), os.fsync
-    others: list[Reference] = []
+    others: list[RealFeatures] = []
 
     def other_comes_first(handle: int) -> None:
         monkeypatch.setattr(os, "fsync", sync)
-        others.append(own_reference(shards, 40))
+        others.append(own_real_features(shards, 40))
         sync(handle)
 
     monkeypatch.setattr(os, "fsync", other_comes_first)
-    first = own_reference(shards, 40)
+    first = own_real_features(shards, 40)
     assert [first.told, others[0].told] == [f"computed, and kept in {shards}"] * 2
     assert len(kept(shards)) == 1
-    assert own_reference(shards, 40).told == f"read from {shards}"
+    assert own_real_features(shards, 40).told == f"read from {shards}"
 
 
 def test_other_settings_have_files_of_their_own(flower_shards: Path, tmp_path: Path) -> None:
@@ -308,18 +308,18 @@ def test_other_settings_have_files_of_their_own(flower_shards: Path, tmp_path: P
     settings: list[tuple[int, dict[str, Any]]]
     settings = [(40, {}), (30, {}), (40, {"flip": True}), (40, {"subset_size": 44})]
     for number, (count, changes) in enumerate(settings, start=1):
-        real = reference(OWN, reals(shards, **changes), count=count, device=CPU, report=lambda done, total: None)
+        real = real_features(OWN, reals(shards, **changes), count=count, device=CPU, report=lambda done, total: None)
         assert real.told.startswith("computed")
         assert len(kept(shards)) == number
     whole = reals(shards)
     for changed in ({"digest": "of other shards"}, {"images": whole.images[::-1].copy()}, {"channels": 1}):
         others = replace(whole, **changed)
-        real = reference(OWN, others, count=40, device=CPU, report=lambda done, total: None)
+        real = real_features(OWN, others, count=40, device=CPU, report=lambda done, total: None)
         assert real.told.startswith("computed"), changed
     trained = Own()
     nn.init.zeros_(trained.classifier.bias)
     other = Extractor("own", 12, 5, trained)
-    assert reference(other, reals(shards), count=40, device=CPU, report=lambda done, total: None).told.startswith(
+    assert real_features(other, reals(shards), count=40, device=CPU, report=lambda done, total: None).told.startswith(
         "computed"
     )
 
@@ -337,21 +337,21 @@ def test_features_go_to_the_cache_where_shards_cannot_be_written(
     monkeypatch.setattr(kept_files, "write_whole", written)
     found = reals(shards, cache_dir=str(tmp_path / "cache"))
     for told in ("computed, and kept in", "read from"):
-        real = reference(OWN, found, count=40, device=CPU, report=lambda done, total: None)
+        real = real_features(OWN, found, count=40, device=CPU, report=lambda done, total: None)
         assert real.told == f"{told} {tmp_path / 'cache' / 'kept'}"
     nowhere = reals(shards, cache_dir=str(tmp_path / "shards" / "index.json"))
-    real = reference(OWN, nowhere, count=40, device=CPU, report=lambda done, total: None)
+    real = real_features(OWN, nowhere, count=40, device=CPU, report=lambda done, total: None)
     assert real.told.startswith("computed, and not kept: none of ")
 
 
 def keep_on_ranks(directory: Path) -> tuple[str, bool]:
-    real = own_reference(directory, 40)
+    real = own_real_features(directory, 40)
     return real.told, real.features is None
 
 
 def test_all_ranks_use_what_one_process_kept(flower_shards: Path, tmp_path: Path) -> None:
     shards = copied(flower_shards, tmp_path)
-    own_reference(shards, 40)
+    own_real_features(shards, 40)
     told = f"read from {shards}"
     assert run_ranks(keep_on_ranks, 2, shards) == [(told, False), (told, True)]
 
@@ -362,12 +362,12 @@ def test_all_ranks_use_what_one_process_kept(flower_shards: Path, tmp_path: Path
 def test_an_evaluation_does_not_change_the_run(flower_shards: Path, tmp_path: Path) -> None:
     config = tiny.narrow("flowers17-arch1", base_channels=2, dropout=0.2)
     one, other = (tiny.training(config, tiny.runtime()) for _ in range(2))
-    real = own_reference(copied(flower_shards, tmp_path), 20)
+    real = own_real_features(copied(flower_shards, tmp_path), 20)
     state = torch.random.get_rng_state()
     for _ in range(2):
         one.update()
         other.update()
-        evaluate(other.gan.sampled, real, seed=config.seed, network=config.network, report=silent)
+        measure_quality(other.gan.sampled, real, seed=config.seed, network=config.network)
     assert torch.equal(torch.random.get_rng_state(), state)
     expected = tiny.tensors(one.gan)
     for name, value in tiny.tensors(other.gan).items():
@@ -388,8 +388,8 @@ def test_threads_of_the_process_are_left_alone(flower_shards: Path, tmp_path: Pa
     try:
         extractor = build_extractor("pixels", device=CPU)
         found = reals(copied(flower_shards, tmp_path))
-        real = reference(extractor, found, count=20, device=CPU, report=lambda done, total: None)
-        evaluate(generator(), real, seed=0, network=NETWORK)
+        real = real_features(extractor, found, count=20, device=CPU, report=lambda done, total: None)
+        measure_quality(generator(), real, seed=0, network=NETWORK)
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(1)

@@ -168,7 +168,7 @@ def test_names_say_a_resize_that_is_not_the_usual_one() -> None:
     [
         (
             {"name": "eflite0"},
-            "extractor must be one of efflite0, inception, pixels, got eflite0; did you mean efflite0?",
+            "extractor must be auto, none or one of efflite0, inception, pixels, got eflite0; did you mean efflite0?",
         ),
         ({"name": "pixels", "resize": 4}, "resize must be 8 to 1024 pixels, got 4"),
         ({"name": "pixels", "weights": "w.pth"}, "weights are for extractor inception alone, got w.pth"),
