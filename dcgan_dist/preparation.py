@@ -10,7 +10,7 @@ import torch
 from rich.console import Console
 
 from dcgan_dist import checkpoint
-from dcgan_dist.choices import chosen
+from dcgan_dist.auto_settings import chosen
 from dcgan_dist.cli import read_yaml
 from dcgan_dist.config import LENGTHS, TrainConfig, candidates, changed, plain, without_effect
 from dcgan_dist.data.loader import Loader, open_loader

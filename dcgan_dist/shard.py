@@ -23,9 +23,9 @@ from rich.text import Text
 
 from dcgan_dist.data.claim import Part, claimed
 from dcgan_dist.data.conversion import write_shards
-from dcgan_dist.data.convert import UnreadableImagesError, finish
 from dcgan_dist.data.errors import DamagedError
 from dcgan_dist.data.members import printable
+from dcgan_dist.data.shard_writing import UnreadableImagesError, finish
 from dcgan_dist.data.shards import Index, read_index, read_rows, verify
 from dcgan_dist.data.sources import SOURCES, Option, Source, SourceSet
 from dcgan_dist.data.subset import names_in

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import get_args
 
 from dcgan_dist.data.claim import WHOLE, Part, claimed
-from dcgan_dist.data.convert import Job, convert, convert_part, images_of
+from dcgan_dist.data.shard_writing import Job, convert, convert_part, images_of
 from dcgan_dist.data.shards import FORMAT, Index, Settings
 from dcgan_dist.data.sources import SOURCES, Request, Source, SourceSet, Subset
 from dcgan_dist.data.transforms import MAX_PIXELS, Crop, Format, Resize, Target

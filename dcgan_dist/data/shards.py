@@ -1,4 +1,4 @@
-"""A directory of shards: WebDataset tars and their index, read, checked and decoded. convert.py writes them.
+"""A directory of shards: WebDataset tars and their index, read, checked and decoded. shard_writing.py writes them.
 
 NAME-000000.tar ...  KEY.png (or jpg, webp) and KEY.cls (the class number in ASCII) of each image
 index.npy            where each image is: an array of ENTRY, shard by shard

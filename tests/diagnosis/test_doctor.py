@@ -172,6 +172,7 @@ def test_a_stale_copy_of_the_package_has_another_source(tmp_path: Path) -> None:
     (tmp_path / "gan.py").write_text("a = 2\n")
     assert probe.source_hash(tmp_path) != before
     assert len(before) == 8
+    assert probe.versions(cuda=False)["source"] == probe.source_hash(REPOSITORY / "dcgan_dist")
 
 
 def test_mixed_devices() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 
-from dcgan_dist import choices, train
+from dcgan_dist import auto_settings, train
 from dcgan_dist.config import TrainConfig, changed, plain
 from dcgan_dist.distributed import collectives
 from tests import jobs, tiny
@@ -25,7 +25,7 @@ def paces(monkeypatch: pytest.MonkeyPatch, **seconds: float) -> None:
     def timed(configs: Sequence[TrainConfig], **_: Any) -> list[float]:
         return [seconds.get("_".join(values(config)), 1.0) for config in configs]
 
-    monkeypatch.setattr(choices, "timed", timed)
+    monkeypatch.setattr(auto_settings, "timed", timed)
 
 
 def values(config: TrainConfig) -> list[str]:
@@ -53,7 +53,7 @@ def written(run_dir: Path) -> list[str]:
     ],
 )
 def test_the_default_stays_unless_another_is_clearly_faster(seconds: list[float], expected: int) -> None:
-    assert choices.fastest(seconds) == expected
+    assert auto_settings.fastest(seconds) == expected
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_the_fastest_is_chosen(
     paces(monkeypatch, **faster)
     config = tiny.narrow("flowers17-arch1", dtype="float32", **settings)
     loader = tiny.training(plain(config), tiny.runtime()).loader
-    config, told = choices.chosen(config, loader, tiny.runtime())
+    config, told = auto_settings.chosen(config, loader, tiny.runtime())
     assert values(config) == expected
     names = [name for name in NAMES if settings.get(name) == "auto"]
     chosen = " ".join(f"{name} {getattr(config.compute, name)}" for name in names)
@@ -81,19 +81,19 @@ def test_the_fastest_is_chosen(
 
 
 def test_nothing_is_timed_without_auto(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(choices, "timed", None)
+    monkeypatch.setattr(auto_settings, "timed", None)
     config = tiny.narrow("flowers17-arch1", dtype="float32", precision="bf16")
-    assert choices.chosen(config, tiny.training(config, tiny.runtime()).loader, tiny.runtime()) == (config, "")
+    assert auto_settings.chosen(config, tiny.training(config, tiny.runtime()).loader, tiny.runtime()) == (config, "")
 
 
 def test_a_gpu_without_bf16_stays_with_no(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
-    assert not choices._computes_bf16(torch.device("cuda"))
-    assert choices._computes_bf16(torch.device("cpu"))
-    monkeypatch.setattr(choices, "_computes_bf16", lambda device: False)
-    monkeypatch.setattr(choices, "timed", None)
+    assert not auto_settings._computes_bf16(torch.device("cuda"))
+    assert auto_settings._computes_bf16(torch.device("cpu"))
+    monkeypatch.setattr(auto_settings, "_computes_bf16", lambda device: False)
+    monkeypatch.setattr(auto_settings, "timed", None)
     config = tiny.narrow("flowers17-arch1", dtype="float32", precision="auto")
-    config, told = choices.chosen(config, tiny.training(plain(config), tiny.runtime()).loader, tiny.runtime())
+    config, told = auto_settings.chosen(config, tiny.training(plain(config), tiny.runtime()).loader, tiny.runtime())
     assert (values(config), told) == (["no", "channels_last"], "auto: precision no; there is no bf16 here")
 
 
@@ -143,16 +143,16 @@ def test_float64_is_refused_as_with_any_precision() -> None:
 
 def agreed() -> list[str]:
     """What a rank chooses when each has other times; every rank trains every candidate."""
-    real = choices.timed
+    real = auto_settings.timed
 
     def timed(configs: Sequence[TrainConfig], **how: Any) -> list[float]:
         assert min(real(configs, **how)) > 0
         return [[1.0, 0.5], [1.0, 2.0]][collectives.rank()]
 
-    choices.timed = timed
+    auto_settings.timed = timed
     where = tiny.runtime()
     config = tiny.narrow("flowers17-arch1", dtype="float32", memory_format="auto")
-    chosen, _ = choices.chosen(config, tiny.training(plain(config), where).loader, where)
+    chosen, _ = auto_settings.chosen(config, tiny.training(plain(config), where).loader, where)
     return values(chosen)
 
 

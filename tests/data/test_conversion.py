@@ -7,10 +7,10 @@ import PIL
 import pytest
 
 from dcgan_dist.data.claim import claimed
-from dcgan_dist.data.convert import UnreadableImagesError
-from dcgan_dist.data.encode import made_with
+from dcgan_dist.data.encoding import made_with
 from dcgan_dist.data.errors import DamagedError
 from dcgan_dist.data.permute import permutation
+from dcgan_dist.data.shard_writing import UnreadableImagesError
 from dcgan_dist.data.shards import read_pixels
 from dcgan_dist.data.sources import SOURCES, Request, SourceSet
 from tests.data.made import bytes_of, converted, noise, opened, photos, settings
@@ -156,7 +156,7 @@ def test_each_shard_says_what_made_it(source: SourceSet, tmp_path: Path, monkeyp
     assert made == made_with()
     assert all(name in made for name in ("dcgan_dist ", f"opencv {cv2.__version__}", f"pillow {PIL.__version__}"))
     (tmp_path / "set" / "set-000001.tar").unlink()
-    monkeypatch.setattr("dcgan_dist.data.convert.made_with", lambda: "newer versions")
+    monkeypatch.setattr("dcgan_dist.data.shard_writing.made_with", lambda: "newer versions")
     repaired, _ = converted(source, tmp_path / "set")
     assert [shard.made_with for shard in repaired.contents.shards] == [made, "newer versions", made, made, made]
 
@@ -270,7 +270,7 @@ def test_a_repair_that_is_stopped_before_its_first_shard_goes_on(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as stopped:
-        stopped.setattr("dcgan_dist.data.convert._Shards._write", killed)
+        stopped.setattr("dcgan_dist.data.shard_writing._Shards._write", killed)
         with pytest.raises(KeyboardInterrupt):
             converted(source, directory)
     assert not (directory / "index.json").exists()

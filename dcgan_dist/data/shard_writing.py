@@ -19,7 +19,7 @@ import numpy as np
 
 from dcgan_dist import __version__
 from dcgan_dist.data.claim import WHOLE, Part, forget_parts, parts_begun
-from dcgan_dist.data.encode import Encoded, encode_all, made_with
+from dcgan_dist.data.encoding import Encoded, encode_all, made_with
 from dcgan_dist.data.errors import DamagedError
 from dcgan_dist.data.notes import (
     NOTES,
