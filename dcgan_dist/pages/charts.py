@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dcgan_dist.collapse.score import ALARM
-from dcgan_dist.pages.gather import Run
-from dcgan_dist.pages.measures import beside, is_beside, is_collapse_score, meaning
 from dcgan_dist.pictures import LABELS, RATIO
 from dcgan_dist.records import extremes
+from dcgan_dist.results.gather import Run
+from dcgan_dist.results.measures import beside, is_beside, is_collapse_score, meaning
 
 POINTS = 1000
 """At most this many of a curve, in buckets of which the least and the largest stay; a chart is 700 pixels wide."""

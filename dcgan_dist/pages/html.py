@@ -12,11 +12,11 @@ from dcgan_dist.config import LENGTHS
 from dcgan_dist.pages.charts import SECTIONS, charts, points
 from dcgan_dist.pages.collapse import alarms, panel
 from dcgan_dist.pages.embed import Pictures
-from dcgan_dist.pages.gather import Run
 from dcgan_dist.pages.shell import chart_places, document, links, section, toolbar
-from dcgan_dist.pages.tables import apart, environment, numbers, settings, swatch
+from dcgan_dist.pages.tables import environment, numbers, settings, swatch
 from dcgan_dist.pictures import HISTOGRAM_LABELS, histogram_counts
 from dcgan_dist.records import evenly
+from dcgan_dist.results.gather import Run, apart
 from dcgan_dist.words import counted
 
 HISTOGRAMS = 120

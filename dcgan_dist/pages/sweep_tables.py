@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from html import escape
 
-from dcgan_dist.pages.measures import GROUPS, meaning
-from dcgan_dist.pages.sweep_summary import Cell, Summary, SweepMeasure
-from dcgan_dist.pages.sweep_trials import Setting
 from dcgan_dist.pages.tables import breakable, number, swatch, table
-from dcgan_dist.sweeps.comparison import SIGNIFICANT, Comparison, verdict
+from dcgan_dist.results.comparison import SIGNIFICANT, Comparison, verdict
+from dcgan_dist.results.measures import GROUPS, meaning
+from dcgan_dist.results.sweep_summary import Cell, Summary, SweepMeasure
+from dcgan_dist.results.trials import Setting
 from dcgan_dist.words import counted
 
 COST_MEANINGS = {

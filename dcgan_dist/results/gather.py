@@ -10,12 +10,28 @@ from typing import Any
 from dcgan_dist.cli import read_config
 from dcgan_dist.clock import Account
 from dcgan_dist.collapse.reference import ColourMode
-from dcgan_dist.config import TrainConfig, leaves
+from dcgan_dist.config import EvaluationConfig, LogConfig, TrainConfig, leaves
 from dcgan_dist.pictures import histogram_counts
 from dcgan_dist.recipes import CONFIGS
 from dcgan_dist.records import Curve, Row, curves, is_number, read_rows, training_seconds
 from dcgan_dist.run_directory import RunDirectory
 from dcgan_dist.words import counted
+
+OF_THE_MACHINE = {
+    "data",
+    "loader",
+    "workers",
+    "cache_dir",
+    "cache_gigabytes",
+    "threads",
+    "timeout",
+    "tracker",
+    "project",
+}
+"""Settings that say where a run ran."""
+_MEASURING = {name for name, _ in leaves(EvaluationConfig())} - {"on_collapse", "best_metric"}
+UNMARKED = OF_THE_MACHINE | _MEASURING | {name for name, _ in leaves(LogConfig())} | {"recipe"}
+"""These, and what a run reported: not what it computed. A difference in them is shown, not marked."""
 
 
 @dataclass(kw_only=True)
@@ -70,6 +86,12 @@ def gather(directories: Sequence[Path]) -> list[Run]:
         twice = next(path for path in resolved if resolved.count(path) > 1)
         raise ValueError(f"{twice}: is named twice")
     return [_gathered(path, name) for path, name in zip(resolved, _names(resolved), strict=True)]
+
+
+def apart(runs: Sequence[Run]) -> list[str]:
+    """The settings, but those that change nothing that is computed, that are not the same in all runs."""
+    names = [name for name, _ in leaves(TrainConfig())]
+    return [name for name in names if name not in UNMARKED and len({run.settings.get(name) for run in runs}) > 1]
 
 
 def _checked(path: Path) -> Path:

@@ -11,8 +11,8 @@ import pytest
 from dcgan_dist.collapse.reference import ColourMode
 from dcgan_dist.images import write_png
 from dcgan_dist.pages import write_report
-from dcgan_dist.pages.gather import colour_modes
-from dcgan_dist.pages.measures import meaning
+from dcgan_dist.results.gather import colour_modes
+from dcgan_dist.results.measures import meaning
 from dcgan_dist.run_directory import RunDirectory
 from tests.runs import collapse_rows, made_run, mode, training_rows
 

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dcgan_dist.metrics.quality import NUMBERS
-from dcgan_dist.pages.gather import Run
 from dcgan_dist.pictures import LABELS
 from dcgan_dist.records import Curve
+from dcgan_dist.results.gather import Run
 
 BETTER = {name: number.better for name, number in NUMBERS.items()} | {
     "score": "lower",

@@ -8,7 +8,7 @@ from typing import Any
 
 from dcgan_dist import cli
 from dcgan_dist.config import TrainConfig, changed, leaves
-from dcgan_dist.pages.gather import Run, gather
+from dcgan_dist.results.gather import Run, gather
 from dcgan_dist.run_lock import trainer_in
 from dcgan_dist.sweeps.file import Point, Sweep, Value
 

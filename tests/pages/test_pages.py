@@ -17,7 +17,7 @@ from PIL import Image
 
 from dcgan_dist import report
 from dcgan_dist.pages import PAGE_BYTES, embed, write_report
-from dcgan_dist.pages.measures import beside, better
+from dcgan_dist.results.measures import beside, better
 from dcgan_dist.run_directory import RunDirectory
 from tests.runs import EDGES, made_run, training_rows
 

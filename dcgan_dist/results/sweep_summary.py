@@ -7,11 +7,10 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from dcgan_dist.pages.gather import Run
-from dcgan_dist.pages.measures import GROUPS, beside, better, group_of, is_beside, is_collapse_score
-from dcgan_dist.pages.sweep_trials import Setting, Trial, baseline_of, given_by, settings_of, trials_of, varying
-from dcgan_dist.pages.tables import apart
-from dcgan_dist.sweeps.comparison import Comparison, Estimate, compare, estimate, holm
+from dcgan_dist.results.comparison import Comparison, Estimate, compare, estimate, holm
+from dcgan_dist.results.gather import Run, apart
+from dcgan_dist.results.measures import GROUPS, beside, better, group_of, is_beside, is_collapse_score
+from dcgan_dist.results.trials import Setting, Trial, baseline_of, given_by, settings_of, trials_of, varying
 from dcgan_dist.sweeps.file import Sweep
 from dcgan_dist.words import counted
 

@@ -5,7 +5,7 @@ import math
 import pytest
 from scipy import stats
 
-from dcgan_dist.sweeps.comparison import Comparison, compare, estimate, holm, verdict
+from dcgan_dist.results.comparison import Comparison, compare, estimate, holm, verdict
 
 
 def seeds(*values: float) -> dict[str, float]:
