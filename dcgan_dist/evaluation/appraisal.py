@@ -26,7 +26,7 @@ from dcgan_dist.evaluation.scoring import read_files, score
 from dcgan_dist.images import write_png
 from dcgan_dist.metrics.extractors import download_inception
 from dcgan_dist.metrics.quality import NUMBERS
-from dcgan_dist.models import build_networks
+from dcgan_dist.models import build_networks, dtype_of
 from dcgan_dist.terminal import fail, in_words, tell
 from dcgan_dist.trained import of_checkpoint, weights_file
 from dcgan_dist.words import counted
@@ -166,7 +166,7 @@ def _checkpoint(task: Task) -> tuple[Checkpoint, TrainConfig]:
 def _discriminator(found: Checkpoint, config: TrainConfig, *, device: torch.device) -> nn.Module:
     """That of a checkpoint, in evaluation mode."""
     _, network = build_networks(config.network, seed=0)
-    network = network.to(device, torch.float64 if config.compute.dtype == "float64" else torch.float32)
+    network = network.to(device, dtype_of(config.compute))
     name = "discriminator.safetensors"
     collectives.on_all(partial(checkpoint.load_network, found.path / name, network))
     _check_alike(network, name)

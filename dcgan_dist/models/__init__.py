@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from dcgan_dist.config import NetworkConfig
+from dcgan_dist.config import ComputeConfig, NetworkConfig
 from dcgan_dist.models import dcgan64, flowers_arch1, flowers_arch2, mnist28, pooled
 from dcgan_dist.models.layers import dcgan_initialise, keras_initialise
 from dcgan_dist.words import did_you_mean
@@ -80,6 +80,11 @@ MODELS = {
 """The values of the config field ``model``."""
 _OF_ONE_PROCESS = {nn.BatchNorm1d, nn.BatchNorm2d, nn.Dropout, nn.Dropout2d}
 """Layers of torch that know one process's rows alone, or draw from a state: the run would depend on their number."""
+
+
+def dtype_of(compute: ComputeConfig) -> torch.dtype:
+    """Type of the networks' weights and statistics, and of noise and images."""
+    return torch.float64 if compute.dtype == "float64" else torch.float32
 
 
 def build_networks(config: NetworkConfig, *, seed: int) -> tuple[nn.Module, nn.Module]:

@@ -5,7 +5,8 @@ from html import escape
 
 from dcgan_dist.pages.tables import breakable, number, swatch, table
 from dcgan_dist.results.comparison import SIGNIFICANT, Comparison, verdict
-from dcgan_dist.results.measures import GROUPS, meaning
+from dcgan_dist.results.gather import STATES
+from dcgan_dist.results.measures import GROUPS, collapse_score, meaning
 from dcgan_dist.results.sweep_summary import Cell, Summary, SweepMeasure
 from dcgan_dist.results.trials import Setting
 from dcgan_dist.words import counted
@@ -197,17 +198,13 @@ def runs_table(summary: Summary) -> str:
     rows = []
     for trial in summary.trials:
         run = trial.run
-        state = f'<span class="state {trial.state if trial.state in ("running", "done", "stopped", "failed") else ""}">'
+        state = f'<span class="state {trial.state if trial.state in STATES else ""}">'
         facts = [
             f"{state}{escape(trial.state)}</span>" + (f"<br><small>{escape(run.reason)}</small>" if run else ""),
             f"{run.last_step:,}" if run and run.last_step is not None else "&ndash;",
-            (f"{len(run.alarms)}" if any(map(_has_score, run.curves)) else "&ndash;") if run else "&ndash;",
+            (f"{len(run.alarms)}" if collapse_score(run) else "&ndash;") if run else "&ndash;",
             "yes" if trial.is_counted else "no",
         ]
         inside = "".join(f"<td>{fact}</td>" for fact in facts)
         rows.append(f'<tr><th scope="row">{swatch(trial.setting)}{breakable(trial.point)}</th>{inside}</tr>')
     return table("runs", ["point", "state", "steps", "alarms of collapse", "in the means"], rows=rows)
-
-
-def _has_score(name: str) -> bool:
-    return name.startswith("collapse/score")

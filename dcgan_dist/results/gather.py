@@ -33,15 +33,18 @@ _MEASURING = {name for name, _ in leaves(EvaluationConfig())} - {"on_collapse", 
 UNMARKED = OF_THE_MACHINE | _MEASURING | {name for name, _ in leaves(LogConfig())} | {"recipe"}
 """These, and what a run reported: not what it computed. A difference in them is shown, not marked."""
 
+STATES = ("running", "done", "stopped", "failed")
+"""The states of status.json, which are CSS classes of pages too."""
+
 
 @dataclass(kw_only=True)
 class Run:
-    """One run as a page shows it."""
+    """One run, as far as its files tell of it."""
 
     name: str
     directory: RunDirectory
     state: str = ""
-    """running, done, stopped or failed; empty when status.json does not say."""
+    """One of STATES; empty when status.json does not say."""
     reason: str = ""
     account: Account | None = None
     """Where its time went; None before it has ended."""
