@@ -147,7 +147,7 @@ def animate_samples(run: RunDirectory, path: Path) -> int:
     grids = run.sample_grids()
     if not grids:
         raise ValueError(f"{run.path}: no sample grids here")
-    frames = [captioned(grid, f"step {step:,}") for step, grid in (grids[i] for i in evenly(len(grids), FRAMES))]
+    frames = [_captioned(grid, f"step {step:,}") for step, grid in (grids[i] for i in evenly(len(grids), FRAMES))]
     shown = [FRAME_MILLISECONDS] * (len(frames) - 1) + [LAST_FRAME_MILLISECONDS]
     write_animation(path, frames, milliseconds=shown)
     return len(frames)
@@ -160,11 +160,11 @@ def write_comparison(run: RunDirectory) -> None:
         return
     step, last = grids[-1]
     buffer = io.BytesIO()
-    beside([captioned(run.reals, "real images"), captioned(last, f"generated, step {step:,}")]).save(buffer, "PNG")
+    beside([_captioned(run.reals, "real images"), _captioned(last, f"generated, step {step:,}")]).save(buffer, "PNG")
     write_whole(run.comparison, buffer.getvalue())
 
 
-def captioned(path: Path, caption: str) -> Image.Image:
+def _captioned(path: Path, caption: str) -> Image.Image:
     """The picture at ``path`` with a line of text above."""
     with Image.open(path) as picture:
         frame = Image.new("RGB", (picture.width, picture.height + CAPTION_PIXELS), "white")

@@ -24,12 +24,12 @@ from torch import Tensor, nn
 from dcgan_dist import __version__, checkpoint
 from dcgan_dist.checkpoint import Checkpoint
 from dcgan_dist.config import NetworkConfig
-from dcgan_dist.data.typed_json import from_json
 from dcgan_dist.distributed.collectives import digest
 from dcgan_dist.distributed.draws import sample_latent
 from dcgan_dist.images import to_pixels
 from dcgan_dist.models import dtype_of, empty_generator
 from dcgan_dist.sampling import sample_pixels
+from dcgan_dist.typed_json import from_json
 
 FORMAT = 2
 """Version of the JSON object."""

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dcgan_dist.collapse.reference import ColourMode
+from dcgan_dist.collapse.colours import ColourMode
 from dcgan_dist.run_directory import RunDirectory
 
 MODE = ColourMode(hue=51.0, saturation=0.7, brightness=None, data_share=0.2, sample_share=0.31, reached=True)

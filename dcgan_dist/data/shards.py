@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 from dcgan_dist.data.errors import DamagedError
 from dcgan_dist.data.sources import ALL, SourceFile, Subset
 from dcgan_dist.data.transforms import MAX_PIXELS, Pixels, Target, decode_stored
-from dcgan_dist.data.typed_json import from_json
 from dcgan_dist.files import sha256_of
 from dcgan_dist.machine import cores
+from dcgan_dist.typed_json import from_json
 
 FORMAT = 1
 """Version of the directory's layout."""

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
+from dcgan_dist.collapse.colours import ColourMode
 from dcgan_dist.collapse.picture import nearest_picture
 from dcgan_dist.collapse.pixels import Pixels
-from dcgan_dist.collapse.reference import ColourMode, colour_modes, measure
+from dcgan_dist.collapse.reference import colour_modes, measure
 from dcgan_dist.collapse.score import ALARM
 from dcgan_dist.config import TrainConfig
 from dcgan_dist.distributed import collectives

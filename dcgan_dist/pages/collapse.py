@@ -4,7 +4,7 @@ import colorsys
 from collections.abc import Sequence
 from html import escape
 
-from dcgan_dist.collapse.reference import ColourMode
+from dcgan_dist.collapse.colours import ColourMode
 from dcgan_dist.collapse.score import ALARM
 from dcgan_dist.pages.embed import Pictures
 from dcgan_dist.pages.tables import swatch

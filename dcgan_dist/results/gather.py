@@ -9,7 +9,7 @@ from typing import Any
 
 from dcgan_dist.cli import read_config
 from dcgan_dist.clock import Account
-from dcgan_dist.collapse.reference import ColourMode
+from dcgan_dist.collapse.colours import ColourMode
 from dcgan_dist.config import EvaluationConfig, LogConfig, TrainConfig, leaves
 from dcgan_dist.pictures import histogram_counts
 from dcgan_dist.recipes import CONFIGS

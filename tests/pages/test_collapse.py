@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dcgan_dist.collapse.reference import ColourMode
+from dcgan_dist.collapse.colours import ColourMode
 from dcgan_dist.images import write_png
 from dcgan_dist.pages import write_report
 from dcgan_dist.results.gather import colour_modes

@@ -3,7 +3,7 @@ from typing import Any, Literal
 
 import pytest
 
-from dcgan_dist.data.typed_json import from_json
+from dcgan_dist.typed_json import from_json
 
 
 @dataclass(frozen=True)
