@@ -17,7 +17,8 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import changes, epochs, parts, processes, steps
+from benchmarks import changes, epochs, overheads, parts, processes, steps
+from benchmarks.loading import converted
 from dcgan_dist.files import write_whole
 from dcgan_dist.machine import cores, cpu_model
 
@@ -68,10 +69,11 @@ def whole(archive: Path, scratch: Path, *, turns: int) -> None:
         "Epochs of Flowers-17": lambda: _told(epochs.main, [str(archive), "--scratch", str(scratch)]),
         "Where the time of a step goes": lambda: _told(parts.main, []),
         "Several processes on the same cores": lambda: _told(processes.main, []),
+        "The start, and what rows cost": lambda: _told(overheads.main, [str(converted(archive, scratch, 32))]),
     }
     if not archive.exists():
-        print(f"{archive} is not here: no epochs", file=sys.stderr)
-        del parts_of_page["Epochs of Flowers-17"]
+        print(f"{archive} is not here: no epochs, start and rows", file=sys.stderr)
+        del parts_of_page["Epochs of Flowers-17"], parts_of_page["The start, and what rows cost"]
     for title, measure in parts_of_page.items():
         lines += ["", f"## {title}", "", *measure()]
         write_whole(PAGE, ("\n".join(lines) + "\n").encode())

@@ -46,28 +46,32 @@ LAUNCHERS = {
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Print the tables."""
+    parser = argparse.ArgumentParser(
+        "benchmarks.overheads", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("shards", help="directory of shards that fits the recipe")
     parser.add_argument("--recipe", default="flowers17-arch1")
-    parser.add_argument("--rounds", type=int, default=20, help="how often the three take turns")
+    parser.add_argument("--rounds", type=int, default=40, help="how often the three take turns")
     parser.add_argument(
         "--steps", type=int, default=GAME_EVERY, help="of a block; fewer than the default leave out the costly rows"
     )
     parser.add_argument("--threads", type=int, default=0, help="0 for all cores")
     arguments = parser.parse_args(argv)
     os.environ["WANDB_MODE"] = "offline"
-    print(f"{arguments.recipe}, {arguments.rounds} rounds of {arguments.steps} steps each, load averages {load()}")
     settings = {"data": arguments.shards, "loader": "resident", "log_every": 1, "threads": arguments.threads}
     config = changed(TrainConfig(), read_yaml(CONFIGS / f"{arguments.recipe}.yaml") | settings)
+    print("| started by | s to the row of the first step (least to most of 3) |\n| --- | ---: |")
     for launcher, command in LAUNCHERS.items():
         seconds = [
             first_step([*command, "-m", "dcgan_dist.train"], arguments.recipe, arguments.shards) for _ in range(3)
         ]
-        print(f"start to the first step, {launcher}: {', '.join(f'{each:.1f} s' for each in sorted(seconds))}")
+        print(f"| {launcher} | {statistics.median(seconds):.1f} ({min(seconds):.1f} to {max(seconds):.1f}) |")
+    print(
+        f"\n{arguments.recipe}, {arguments.rounds} rounds of {arguments.steps} steps, load averages {load()} before:\n"
+    )
     with tempfile.TemporaryDirectory(prefix="dcgan-overheads-") as directory:
         compare(config, Path(directory), rounds=arguments.rounds, steps=arguments.steps)
-    print(f"load averages at the end {load()}")
 
 
 def first_step(command: Sequence[str], recipe: str, shards: str) -> float:
@@ -132,11 +136,14 @@ def compare(config: TrainConfig, directory: Path, *, rounds: int, steps: int) ->
         for name, tracker in trackers.items():
             found[name].append(block(tracker))
     plain = [whole for whole, _ in found.pop("no rows")]
-    print(f"a step without rows: {statistics.median(plain) / steps * 1000:.2f} ms")
+    print("| logged each step | ms a step | longer than without (quartiles) | passes in writing rows (quartiles) |")
+    print("| --- | ---: | ---: | ---: |")
+    print(f"| nothing | {statistics.median(plain) / steps * 1000:.2f} | | |")
     for name, blocks in found.items():
         longer = [whole / base - 1 for (whole, _), base in zip(blocks, plain, strict=True)]
         shares = [writing / whole for whole, writing in blocks]
-        print(f"{name:26} takes longer by {quarters(longer)}; writing rows is {quarters(shares)} of it")
+        pace = statistics.median(whole for whole, _ in blocks) / steps
+        print(f"| {name} | {pace * 1000:.2f} | {quarters(longer)} | {quarters(shares)} |")
     for sink in (metrics, console, wandb):
         sink.close(failed=False)
 

@@ -50,5 +50,5 @@ def test_freed_memory_is_kept():
         way: int(subprocess.run([sys.executable, "-c", FAULTS, way], capture_output=True, check=True).stdout)
         for way in ("keep", "free")
     }
-    assert taken["keep"] < 100
     assert taken["free"] >= 10 * 64 * 2**20 / resource.getpagesize() / 512  # 512: where pages are huge
+    assert taken["keep"] < taken["free"] / 4  # one of the ten may need a new place: small things lie in the old one
