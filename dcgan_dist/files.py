@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import os
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -12,15 +13,15 @@ from typing import BinaryIO
 def whole_file(path: Path) -> Iterator[BinaryIO]:
     """A file, open for writing and reading back, that takes its name when the block ends without an error.
 
-    Until then it is ``.NAME.tmp`` in the same directory, removed on any error or interrupt; a kill leaves it
-    behind and the next writer of ``path`` overwrites it. One process at a time may write a path.
+    Until then it is ``.NAME.RANDOM.tmp`` in the same directory, removed on any error or interrupt; a kill leaves it
+    behind. Of several processes that write ``path`` each writes its own, and the last one to end has its way.
 
     Raises:
         OSError: If the directory cannot be written or the disk is full; its ``filename`` is ``path``.
     """
-    aside = path.with_name(f".{path.name}.tmp")
+    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        with aside.open("w+b") as file:
+        with aside.open("x+b") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

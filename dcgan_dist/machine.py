@@ -13,11 +13,14 @@ _CGROUPS = Path("/sys/fs/cgroup")
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # of malloc.h
 
 
+def core_numbers() -> frozenset[int]:
+    """Numbers of the CPU cores this process may use; on systems without affinity (macOS), all there are."""
+    return frozenset(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1))
+
+
 def cores() -> int:
-    """CPU cores this process may use; on systems without affinity (macOS), all there are."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """How many CPU cores this process may use."""
+    return len(core_numbers())
 
 
 def cpu_model() -> str:

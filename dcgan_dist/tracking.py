@@ -7,6 +7,7 @@ import contextlib
 import json
 import math
 import os
+import sys
 import time
 import types
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from dcgan_dist.clock import seconds_for_people
+from dcgan_dist.distributed.runtime import StopRequest
 from dcgan_dist.terminal import can_draw
 from dcgan_dist.wandb_sink import AlertLevel, WandbSink
 
@@ -83,6 +85,21 @@ class JsonLines:
         self._file.close()
 
 
+class RunConsole(Console):
+    """Standard output of a run; when its reader leaves, as ``| head`` does, the run is asked to stop, and is silent."""
+
+    def __init__(self, stop: StopRequest, *, quiet: bool) -> None:
+        super().__init__(quiet=quiet, soft_wrap=True, highlight=False, markup=False)
+        self._stop = stop
+
+    def on_broken_pipe(self) -> None:
+        """What rich calls when nobody reads any more."""
+        self.quiet = True
+        with Path(os.devnull).open("wb") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())  # which may hold a rest that nobody will read
+        self._stop.ask("closed output")
+
+
 class ConsoleSink:
     """A live progress display on a terminal, plain lines elsewhere; if quiet, warnings alone."""
 
@@ -128,7 +145,10 @@ class ConsoleSink:
             pause = values["time/pause"]
             paused = f"  paused {seconds_for_people(pause)}" if pause >= TOLD_SECONDS else ""
             row = f"step {step}/{self._total}  {speed}  loss {losses}  {scores}  left {left}{paused}"
-            print(row, file=self._console.file, flush=True)  # rich would take ten times as long
+            try:
+                print(row, file=self._console.file, flush=True)  # rich would take ten times as long
+            except BrokenPipeError:
+                self._console.on_broken_pipe()
 
     def picture(self, step: int, name: str, *, path: Path) -> None:
         """Told at the end of the run, all in one line."""

@@ -85,7 +85,12 @@ class TrainedGenerator(nn.Module):
         return images
 
     def noise(self, count: int, *, seed: int = 0) -> Tensor:
-        """z, (count, latent_dim), of images 0 to count - 1 of a seed: those that dcgan-sample draws."""
+        """z, (count, latent_dim), of images 0 to count - 1 of a seed: those that dcgan-sample draws.
+
+        Raises:
+            ValueError: ``count`` is below 1.
+        """
+        _check_count(count)
         z = sample_latent(seed, range(count), latent_dim=self.latent_dim, prior=self.prior)
         weight = next(self.parameters())
         return z.to(weight.device, weight.dtype)
@@ -95,13 +100,22 @@ class TrainedGenerator(nn.Module):
 
         Image i depends on ``seed`` and i alone, and its bytes are those that dcgan-sample draws. Where several
         processes train together, each calls this and has all images.
+
+        Raises:
+            ValueError: ``count`` is below 1.
         """
+        _check_count(count)
         drawn_by = copy.deepcopy(self).to(memory_format=torch.channels_last)  # as runs draw by default: the same bytes
         return sample_pixels(drawn_by, range(count), seed=seed, network=self.config)
 
     def to_pixels(self, images: Tensor) -> Tensor:
         """Pixels, uint8, of float ``images`` of any shape: 0 is black, 255 white, what lies beyond is clamped."""
         return to_pixels(images, self.value_range)
+
+
+def _check_count(count: int) -> None:
+    if count < 1:
+        raise ValueError(f"count must be at least 1, got {count}")
 
 
 def load(path: str | PathLike[str]) -> TrainedGenerator:

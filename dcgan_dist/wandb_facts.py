@@ -15,6 +15,8 @@ from dcgan_dist.wandb_sink import WandbSink
 
 _FOREIGN = re.compile(r"[^A-Za-z0-9_.-]")
 """What a name of an artifact may not have."""
+DISABLED = "disabled"
+"""How a sink describes itself that hands nothing on."""
 LONGEST_NAME = 100
 """Characters of a data set's name; W&B takes 128."""
 
@@ -40,7 +42,9 @@ def flat_config(
 
 
 def refer_to_data(wandb: WandbSink, data: str, *, loader: Loader) -> None:
-    """Say where the index of the shards at ``data`` is."""
+    """Say where the index of the shards at ``data`` is, unless W&B is disabled."""
+    if wandb.description == DISABLED:
+        return
     place = parse_place(data)
     index = (place / INDEX_NAME).resolve().as_uri() if isinstance(place, Path) else place.name(INDEX_NAME)
     name = data.rstrip("/").rpartition("/")[2]
@@ -53,7 +57,9 @@ def refer_to_data(wandb: WandbSink, data: str, *, loader: Loader) -> None:
 
 
 def refer_to_checkpoints(wandb: WandbSink, run: RunDirectory, *, data_digest: str) -> None:
-    """Say where the newest checkpoint is, and the best."""
+    """Say where the newest checkpoint is, and the best, unless W&B is disabled: their checksums take time."""
+    if wandb.description == DISABLED:
+        return
     for name, directory in (("checkpoint", run.checkpoints), ("best", run.best)):
         for path in step_directories(directory)[-1:]:
             wandb.reference(

@@ -224,7 +224,7 @@ def check_wandb_mode() -> None:
 
 
 def wanted_mode() -> str:
-    """``WANDB_MODE`` when set; else online with a key, and offline without.
+    """``WANDB_MODE``, else what ``wandb offline`` or ``disabled`` has set; else online with a key, and offline without.
 
     Raises:
         RuntimeError: when it is online and there is no key: W&B would ask for one.
@@ -232,10 +232,13 @@ def wanted_mode() -> str:
     mode = os.environ.get("WANDB_MODE")
     if mode in ("offline", "disabled"):
         return mode
-    if os.environ.get("WANDB_API_KEY"):
-        return "online"
     import wandb
 
+    written = wandb.setup().settings.mode  # W&B's own: its settings files
+    if not mode and written in ("offline", "disabled"):
+        return str(written)
+    if os.environ.get("WANDB_API_KEY"):
+        return "online"
     if wandb.login(prompt=False, verify=False):  # a key in a file
         return "online"
     if mode == "online":

@@ -149,11 +149,11 @@ class Killer:
             "checkpoints": "checkpoint",
             "best": "checkpoint",
             "samples": "sample",
-            ".losses.png.tmp": "end",
-            ".progress.gif.tmp": "end",
         }
         if any(name.endswith(".removing") for name in written):
             return "pruning"
+        if any(name.startswith((".losses.png.", ".progress.gif.")) for name in written):
+            return "end"
         for name in written:
             return kinds.get(name.partition("/")[0], "first files")
         if self._final.exists():

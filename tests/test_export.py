@@ -281,7 +281,7 @@ def test_a_directory_of_something_else_is_left_alone(
         assert f"{out / 'export.json'}: cannot be read" in refused(run, "--out", out, capsys=capsys)
 
 
-@pytest.mark.parametrize("left", [[], [".generator.onnx.tmp"]], ids=["empty", "after a kill"])
+@pytest.mark.parametrize("left", [[], [".generator.onnx.1f2e3d4c.tmp"]], ids=["empty", "after a kill"])
 def test_an_empty_directory_is_fine(left: list[str], run: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     for name in left:

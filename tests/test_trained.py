@@ -82,6 +82,14 @@ def test_however_it_was_trained(settings: dict[str, Any], steps: int, dtype: tor
         torch.testing.assert_close(generator(noise(3, dtype)), network(noise(3, dtype)))
 
 
+@pytest.mark.parametrize("count", [0, -1])
+def test_no_images_are_no_images_to_draw(count: int, file: Path) -> None:
+    generator = dcgan_dist.load(file)
+    for draw in (generator.noise, generator.sample):
+        with pytest.raises(ValueError, match=f"^count must be at least 1, got {count}$"):
+            draw(count)
+
+
 def _weights(settings: dict[str, Any]) -> str:
     return "ema.safetensors" if "ema_decay" in settings else "generator.safetensors"
 

@@ -114,6 +114,16 @@ def test_the_mode_is_offline_without_a_key_and_obeys_its_variable(monkeypatch: p
     assert wanted_mode() == "offline"
 
 
+@pytest.mark.parametrize("mode", ["offline", "disabled"])
+def test_the_mode_in_wandbs_settings_file_is_obeyed(mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    subprocess.run([wandb_command(), mode], check=True, capture_output=True, timeout=60)
+    assert wanted_mode() == mode
+    monkeypatch.setenv("WANDB_MODE", "online")
+    assert wanted_mode() == "online"
+
+
 def sweep_parameters(path: Path, monkeypatch: pytest.MonkeyPatch, **values: object) -> None:
     """What W&B's agent leaves for the process that it starts."""
     written = {"wandb_version": 1} | {name: {"value": value} for name, value in values.items()}
@@ -260,6 +270,7 @@ def test_off_leaves_nothing_of_wandb(
     tracker = "none" if off == "none" else "wandb"
     if off == "disabled":
         monkeypatch.setenv("WANDB_MODE", "disabled")
+    monkeypatch.setattr(WandbSink, "reference", lambda *_, **__: pytest.fail("checksums that nobody gets"))
     monkeypatch.chdir(tmp_path)
     train.main(flags(flower_shards, tmp_path / "run", max_steps=1, tracker=tracker))
     assert not (tmp_path / "run" / "wandb").exists()

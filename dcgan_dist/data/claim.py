@@ -63,7 +63,7 @@ def claimed(directory: Path, part: Part = WHOLE) -> Iterator[Path]:
             raise ValueError(f"{directory}: another dcgan-shard is writing here")
         if part != WHOLE:
             held.enter_context(_part_file(directory, part))
-        shard_left = re.compile(rf"\.(?:note|{re.escape(directory.resolve().name)})-(\d+)\.(?:json|tar)\.tmp")
+        shard_left = re.compile(rf"\.(?:note|{re.escape(directory.resolve().name)})-(\d+)\.(?:json|tar)\..*\.tmp")
         for path in directory.glob(".*.tmp"):
             left = shard_left.fullmatch(path.name)
             if left and part.owns(int(left[1])):

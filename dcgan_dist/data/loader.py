@@ -21,7 +21,7 @@ from dcgan_dist.data.shard_files import FetchedShards, LocalShards, ShardFiles, 
 from dcgan_dist.data.shards import INDEX_NAME, Index, read_index
 from dcgan_dist.distributed import collectives
 from dcgan_dist.distributed.node import Node, this_node
-from dcgan_dist.machine import cores, free_memory
+from dcgan_dist.machine import free_memory
 
 RESIDENT_SHARE = 0.5
 """Of the free memory: what all images may take for ``auto`` to keep them there."""
@@ -111,7 +111,7 @@ def open_loader(
             held_out=held_out,
             sharers=sharers,
         )
-    workers = collectives.from_main(lambda: max(0, min(MOST_WORKERS, cores() // node.size - 1)))
+    workers = collectives.from_main(lambda: max(0, min(MOST_WORKERS, node.cores - 1)))
     return IndexedLoader(
         files,
         order,

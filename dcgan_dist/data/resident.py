@@ -14,7 +14,6 @@ from dcgan_dist.data.order import Order
 from dcgan_dist.data.shard_files import ShardFiles, decode_images, stored_images
 from dcgan_dist.distributed import collectives
 from dcgan_dist.distributed.node import Node, shared_memory
-from dcgan_dist.machine import cores
 
 ROUND_SECONDS = 60.0
 """After so much decoding a process meets the others, which else would wait for a slower one until their timeout."""
@@ -107,7 +106,7 @@ def decoded(
     shards = np.unique(shard_of)
     if memory is not None:
         shards = np.array_split(shards, node.size)[node.rank]
-    threads = max(1, min(max(files.fetches, cores() // node.size), files.room // node.size))
+    threads = max(1, min(max(files.fetches, node.cores), files.room // node.size))
     parts = deque(shards[start : start + 4 * threads] for start in range(0, len(shards), 4 * threads))
 
     def decode() -> None:

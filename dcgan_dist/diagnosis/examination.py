@@ -127,6 +127,8 @@ def _judge_batch(config: TrainConfig, *, steps: int, own: int, processes: int) -
     batch_size = config.images.batch_size
     found = f"{config.recipe}: {config.network.model}, {counted(steps, 'step')} of {batch_size} images in float64"
     values = {"steps": steps, "batch_size": batch_size}
+    if config.fine_tuning.init_from:
+        found += ", from random weights instead of init_from's"
     if batch_size == own:
         return Check("run", found, values=values)
     return Check("run", f"{found}; {counted(processes, 'process')} cannot share its own {own}", "note", values)

@@ -23,7 +23,7 @@ import torch.distributed as dist
 from dcgan_dist import __version__
 from dcgan_dist.distributed import collectives
 from dcgan_dist.distributed.runtime import Runtime, wait_for
-from dcgan_dist.machine import cpu_model
+from dcgan_dist.machine import core_numbers, cpu_model
 
 T = TypeVar("T")
 
@@ -95,7 +95,7 @@ def facts(runtime: Runtime, directory: Path) -> Facts:
         device=torch.cuda.get_device_name(runtime.device) if cuda else cpu_model(),
         device_bytes=torch.cuda.mem_get_info(runtime.device) if cuda else None,
         threads=torch.get_num_threads(),
-        cores=frozenset(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)),
+        cores=core_numbers(),
         open_files=None if limit == resource.RLIM_INFINITY else limit,
         shared_memory=shared,
         disk=tried_disk(directory) if runtime.accelerator.is_local_main_process else None,

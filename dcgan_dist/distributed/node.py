@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dcgan_dist.distributed import collectives
-from dcgan_dist.machine import anonymous_file
+from dcgan_dist.machine import anonymous_file, core_numbers
 
 _TOKEN_BYTES = 16
 
@@ -21,6 +21,8 @@ class Node:
     """Their numbers in the run."""
     rank: int
     """Place of this process among them, from 0."""
+    cores: int
+    """CPU cores for this process: those it may use, shared with the processes that may use some of them too."""
 
     @property
     def size(self) -> int:
@@ -30,10 +32,12 @@ class Node:
 
 def this_node() -> Node:
     """The node of this process. Every rank calls it."""
-    nodes = collectives.gathered(identity())
+    found = collectives.gathered((identity(), core_numbers()))
     own = collectives.rank()
-    ranks = tuple(rank for rank, node in enumerate(nodes) if node == nodes[own])
-    return Node(ranks, ranks.index(own))
+    name, cores = found[own]
+    ranks = tuple(rank for rank, (node, _) in enumerate(found) if node == name)
+    sharers = sum(not cores.isdisjoint(found[rank][1]) for rank in ranks)  # one where each is bound to its own
+    return Node(ranks, ranks.index(own), max(1, len(cores) // sharers))
 
 
 def identity() -> str:

@@ -16,6 +16,7 @@ from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGr
 from dcgan_dist.config import ComputeConfig
 from dcgan_dist.distributed import collectives
 from dcgan_dist.distributed.launcher import check_world_size, end_with_launcher
+from dcgan_dist.distributed.node import this_node
 from dcgan_dist.machine import check_compiler, cores, keep_freed_memory
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2)
@@ -75,9 +76,7 @@ def start(compute: ComputeConfig) -> Runtime:
     Raises:
         ValueError: when the processes that run together are not those the launcher was asked for.
     """
-    local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    threads = compute.threads or max(1, cores() // local_world_size)
-    torch.set_num_threads(threads)
+    threads = compute.threads or max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # else Accelerate sets another number, on several CPU nodes
     if not torch.cuda.is_available():  # a GPU's step takes none, and images that have moved there would stay here too
         keep_freed_memory()
@@ -107,11 +106,13 @@ def start(compute: ComputeConfig) -> Runtime:
         kwargs_handlers=[networks, InitProcessGroupKwargs(timeout=timeout)],
     )
     check_world_size(accelerator.num_processes)
+    node = this_node()  # which knows whether the processes share their cores, or each is bound to its own
+    torch.set_num_threads(compute.threads or node.cores)
     return Runtime(accelerator, StopRequest(timeout))
 
 
 class StopRequest:
-    """A wish to stop, from a signal, that all ranks agree on at the same step.
+    """A wish to stop, from a signal or from this program, that all ranks agree on at the same step.
 
     Handlers set a flag. Every step or every second, whichever is longer, the ranks compare flags over a gloo
     group of their own, which never touches the device. A second Ctrl-C stops at once, a third without a word.
@@ -119,7 +120,7 @@ class StopRequest:
 
     def __init__(self, timeout: timedelta) -> None:
         self.received: str | None = None
-        """Name of the signal this process received first."""
+        """What asked this process first: the name of a signal, or the words of ``ask``."""
         self.at_once = False
         """Whether a second Ctrl-C came; Python may turn the KeyboardInterrupt it raised into another error."""
         self._interrupts = 0  # Ctrl-C received
@@ -142,8 +143,12 @@ class StopRequest:
             signal.signal(number, handler)
         self._handlers.clear()
 
+    def ask(self, reason: str) -> None:
+        """Stop all ranks, as a signal would."""
+        self.received = self.received or reason
+
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        self.received = self.received or signal.Signals(number).name
+        self.ask(signal.Signals(number).name)
         if number != signal.SIGINT:
             return
         self._interrupts += 1

@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import secrets
 
 from dcgan_dist.data.loader import cache_directory
 from dcgan_dist.data.shard_files import ShardFiles
@@ -38,9 +37,7 @@ class KeptFile:
         for path in self._paths:
             with contextlib.suppress(OSError):  # read-only, or full
                 path.parent.mkdir(parents=True, exist_ok=True)
-                own = path.with_name(f"{path.name}.{secrets.token_hex(4)}")  # another run may be writing this very file
-                write_whole(own, hashlib.sha256(data).digest() + data)
-                own.replace(path)
+                write_whole(path, hashlib.sha256(data).digest() + data)
                 return f"computed, and kept in {path.parent}"
         places = ", ".join(str(path.parent) for path in self._paths)
         return f"computed, and not kept: none of {places} can be written"

@@ -112,7 +112,8 @@ def _half(width: float) -> str:
 
 def measures_table(summary: Summary) -> str:
     """Every measure: a row each, a column for each setting."""
-    groups = {**GROUPS, "cost": "Cost of a whole run"}
+    lengths = ", however long it went on" if summary.is_at_a_step else ""
+    groups = {**GROUPS, "cost": f"Cost of a whole run{lengths}"}
     rows = []
     for group, title in groups.items():
         of_group = [measure for measure in summary.measures if measure.group == group]

@@ -77,6 +77,8 @@ class Summary:
     baseline_reason: str
     is_by_images: bool
     """Whether runs are compared at equal images seen, not at equal steps."""
+    is_at_a_step: bool
+    """Whether a step, or images, were asked for: runs of any length count that have come so far."""
     measures: tuple[SweepMeasure, ...]
     """The sweep's metric first."""
     notes: list[str] = field(default_factory=list)
@@ -133,6 +135,7 @@ def summarise(
         baseline=chosen,
         baseline_reason=reason,
         is_by_images=images is not None,
+        is_at_a_step=step is not None or images is not None,
         measures=(),
         notes=notes,
     )

@@ -3,7 +3,7 @@
 import functools
 import json
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +17,8 @@ from dcgan_dist.sweeps.file import OF_A_POINT, Point, Sweep, read_sweep
 State = Literal["done", "running", "stopped", "failed", "changed", "left"]
 STATES: tuple[State, ...] = ("done", "running", "stopped", "failed", "changed", "left")
 """stopped: saved or killed, to go on. changed: the file's settings are not those of the run. left: not begun."""
+TRAINS_NOTHING = ("summary", "dry_run")
+"""Settings with which the trainer leaves no run."""
 OF_ONE_START = frozenset(name for name, _ in leaves(RunConfig()))
 """Settings that a run's config.yaml does not have."""
 TAIL_BYTES = 16_384
@@ -61,10 +63,11 @@ def checked_sweep(path: Path, flags: Sequence[str] = ()) -> Sweep:
     for name in OF_A_POINT:
         if name in given:
             raise ValueError(f"{name}: each point has its own directory, and resumes there")
-    for index in range(sweep.count):
-        point = sweep.point(index)
+    _check_that_all_train(given)
+    points, configs = [sweep.point(index) for index in range(sweep.count)], []
+    for index, point in enumerate(points):
         try:
-            config_of(point, flags)
+            configs.append(config_of(point, flags))
         except ValueError as error:
             raise ValueError(f"sweep {path}, point {index} ({point.name}): {error}") from None
     try:
@@ -73,14 +76,32 @@ def checked_sweep(path: Path, flags: Sequence[str] = ()) -> Sweep:
         raise ValueError(f"sweep {path}: {error}") from None
     for name in sorted(given.keys() & own):
         raise ValueError(f"{name}: sweep {path} gives it already; a flag for all points must be another")
+    if sweep.method == "grid":  # by chance, a random one may try a point again
+        first: dict[TrainConfig, Point] = {}
+        for point, config in zip(points, configs, strict=True):
+            if (other := first.setdefault(config, point)) is not point:
+                raise ValueError(
+                    f"sweep {path}: points {other.index} ({other.name}) and {point.index} ({point.name}) are the same "
+                    "run: write each value once"
+                )
     return sweep
+
+
+def _check_that_all_train(names: Collection[str]) -> None:
+    for name in TRAINS_NOTHING:
+        if name in names:
+            raise ValueError(
+                f"{name}: trains nothing, and no point would ever be done; give it to dcgan_dist.train with the flags "
+                "that dcgan-sweep args prints"
+            )
 
 
 def _settings_of_file(sweep: Sweep) -> set[str]:
     """Names of the settings that a sweep's file gives any of its points.
 
     Raises:
-        ValueError: when ``set`` gives one that stands elsewhere too, where either could win, or that is a point's own.
+        ValueError: when ``set`` gives one that stands elsewhere too, where either could win, or that is a point's own;
+            or when one leaves no run.
     """
     own = settings(sweep.fixed_flags).keys() | {each.name for each in sweep.parameters if each.name != "set"}
     values = [value for each in sweep.parameters if each.name == "set" for value in each.values]
@@ -90,6 +111,7 @@ def _settings_of_file(sweep: Sweep) -> set[str]:
             raise ValueError(f"parameters: set: each point has its own directory, and resumes there, got {value!r}")
         if name in own:
             raise ValueError(f"parameters: set: {name} is in command or one of parameters already, got {value!r}")
+    _check_that_all_train(own | given.keys())
     return own | given.keys()
 
 

@@ -156,7 +156,8 @@ def test_a_cache_that_cannot_be_on_one_rank_is_told_by_all(colour: Path, tmp_pat
 
 
 def workers_with(cores: int, path: Path) -> int:
-    with mock.patch.object(loader_module, "cores", return_value=cores), opened(path, "indexed") as loader:
+    numbers = frozenset(range(cores))
+    with mock.patch.object(node, "core_numbers", return_value=numbers), opened(path, "indexed") as loader:
         return int(loader.settings["workers"])
 
 
@@ -176,7 +177,7 @@ def decoded_slowly(path: Path) -> tuple[str, int]:
     with (
         mock.patch.object(resident, "decode_images", decode),
         mock.patch.object(resident, "ROUND_SECONDS", 0.1),
-        mock.patch.object(resident, "cores", return_value=1),
+        mock.patch.object(node, "core_numbers", return_value=frozenset({0})),
         mock.patch.object(node, "identity", return_value=f"machine {collectives.rank()}"),
         mock.patch.object(collectives, "on_all", wraps=collectives.on_all) as met,
         opened(path, "resident") as loader,

@@ -175,16 +175,18 @@ def test_who_may_write(tmp_path: Path) -> None:
 def test_a_part_removes_what_its_own_killed_process_left(tmp_path: Path) -> None:
     directory = tmp_path / "set"
     directory.mkdir()
-    left = [f".{name}-{number:06d}.{end}.tmp" for number in (0, 1) for name, end in (("set", "tar"), ("note", "json"))]
-    for name in (*left, ".index.json.tmp", ".other-000000.tar.tmp"):
+    left = [
+        f".{name}-{number:06d}.{end}.1f.tmp" for number in (0, 1) for name, end in (("set", "tar"), ("note", "json"))
+    ]
+    for name in (*left, ".index.json.2e.tmp", ".other-000000.tar.3d.tmp"):
         (directory / name).touch()
     with claimed(directory, Part(1, 2)):
         pass
     names = {path.name for path in directory.iterdir()}
-    assert names == {*left[2:], ".index.json.tmp", ".other-000000.tar.tmp", ".part-1-of-2"}
+    assert names == {*left[2:], ".index.json.2e.tmp", ".other-000000.tar.3d.tmp", ".part-1-of-2"}
     with claimed(directory):
         pass
-    assert {path.name for path in directory.iterdir()} == {".other-000000.tar.tmp", ".part-1-of-2"}
+    assert {path.name for path in directory.iterdir()} == {".other-000000.tar.3d.tmp", ".part-1-of-2"}
 
 
 def test_a_part_that_fails_at_once_leaves_no_directory(tmp_path: Path) -> None:

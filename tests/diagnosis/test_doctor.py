@@ -293,10 +293,12 @@ def recipe(tmp_path: Path) -> Path:
 def test_one_process_gives_the_same_bits_again(
     recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    recipe.write_text(to_yaml(changed(NARROW, {"init_from": "runs/first"})))  # which need not be there
     doctor.main(["--config", str(recipe), "--steps", "3", "--path", str(tmp_path)])  # exit code 0
     output, progress = capsys.readouterr()
     assert "fit: one process gives the same run again" in output
     assert "3 steps of 8 images in float64" in " ".join(output.replace("│", " ").split())
+    assert "init_from's" in output  # weights are not taken
     assert output.count("the bits of the run of one") == 3  # losses and two networks
     assert "WRONG" not in output
     assert "steps on one process" in progress

@@ -1,6 +1,8 @@
 """What ranks tell each other is counted, and how long they wait; facts that differ between ranks are found."""
 
+import hashlib
 import os
+import struct
 import time
 from pathlib import Path
 
@@ -149,6 +151,15 @@ def built_from_other_seeds() -> None:
 def test_ranks_that_begin_with_other_weights_are_found() -> None:
     with pytest.raises(RankError, match=r"ValueError: processes disagree on the initial generator: \w+ on rank 0, "):
         run_ranks(built_from_other_seeds, 2)
+
+
+def test_a_digest_is_of_the_bits_of_tensors_of_any_type() -> None:
+    bits = torch.tensor([[0x3F80, 0x4000]], dtype=torch.int16)  # 1 and 2 in bfloat16
+    numbers = bits.view(torch.bfloat16)
+    assert numbers.tolist() == [[1.0, 2.0]]
+    assert collectives.digest({"z": numbers}) == collectives.digest({"z": bits})
+    one = hashlib.sha256(struct.pack("<f", 1.0)).hexdigest()[:16]
+    assert collectives.digest({"scalar": torch.tensor(1.0)}) == one
 
 
 def loaded_something_else(what: str) -> None:

@@ -79,8 +79,29 @@ def test_without_sharing_each_has_its_own(what: str) -> None:
     assert run_ranks(cannot_be_opened, 2, what) == [True, True]
 
 
+SHARES = {
+    "shared": ([("a", range(8)), ("a", range(8))], [4, 4]),
+    "bound, as by srun": ([("a", range(4)), ("a", range(4, 8))], [4, 4]),
+    "bound in pairs": ([("a", range(2)), ("a", range(2)), ("a", range(2, 8)), ("a", range(2, 8))], [1, 1, 3, 3]),
+    "two machines": ([("a", range(8)), ("b", range(6))], [8, 6]),
+    "more processes than cores": ([("a", range(2))] * 3, [1, 1, 1]),
+}
+"""The machine and the cores of each rank, and how many of these are its share."""
+
+
+@pytest.mark.parametrize("name", SHARES)
+def test_a_process_shares_cores_with_those_that_may_use_them(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    places, expected = SHARES[name]
+    monkeypatch.setattr(collectives, "gathered", lambda own: [(each, frozenset(cores)) for each, cores in places])
+    shares = []
+    for rank in range(len(places)):
+        monkeypatch.setattr(collectives, "rank", lambda rank=rank: rank)
+        shares.append(node.this_node().cores)
+    assert shares == expected
+
+
 def test_one_process_has_a_node_of_its_own() -> None:
-    assert node.this_node() == node.Node((0,), 0)
+    assert node.this_node() == node.Node((0,), 0, machine.cores())
     assert node.shared_memory(node.this_node(), BYTES) is None
     assert node.identity() == node.identity()
 

@@ -7,6 +7,7 @@ import torch
 
 from dcgan_dist.config import ComputeConfig
 from dcgan_dist.distributed import runtime
+from dcgan_dist.distributed.node import Node
 from dcgan_dist.distributed.runtime import start
 from tests import tiny
 
@@ -28,6 +29,22 @@ def test_kernels_are_fast_or_deterministic(monkeypatch: pytest.MonkeyPatch) -> N
             start(ComputeConfig(threads=1, deterministic=deterministic))
             assert kernels() == {name: value is not deterministic for name, value in fast.items()}
     finally:
+        tiny.runtime()
+
+
+@pytest.mark.parametrize(("wanted", "expected"), [(0, 3), (2, 2)])
+def test_threads_are_the_cores_of_this_process_alone(
+    wanted: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """srun may have bound each of two processes of a machine to its own cores; torchrun shares all out."""
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setattr(runtime, "this_node", lambda: Node((0, 1), 0, 3))
+    try:
+        start(ComputeConfig(threads=wanted))
+        assert torch.get_num_threads() == expected
+    finally:
+        torch.set_num_threads(1)
         tiny.runtime()
 
 

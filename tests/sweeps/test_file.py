@@ -278,6 +278,16 @@ SETTINGS_MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
         {"set": {"values": ["seed=1", "run_dir=x"]}},
         "parameters: set: each point has its own directory, and resumes there, got 'run_dir=x'",
     ),
+    "dry run": ({"dry_run": {"value": True}}, "mine.yaml: dry_run: trains nothing, and no point would ever be done"),
+    "summary in set": ({"set": {"values": ["seed=1 summary=true"]}}, "mine.yaml: summary: trains nothing"),
+    "one number": (
+        {"lr": {"values": ["1e-4", 0.0002, 0.0001]}},
+        "mine.yaml: points 0 (lr=1e-4) and 2 (lr=0.0001) are the same run: write each value once",
+    ),
+    "one switch": (
+        {"seed": {"value": 1}, "flip": {"values": [True, "true"]}},
+        "points 0 (flip=True) and 1 (flip=true) are the same run",
+    ),
     "twice": (
         {"lr": {"values": [0.1, 0.2]}, "set": {"values": ["", "seed=1 lr=0.3"]}},
         "parameters: set: lr is in command or one of parameters already, got 'seed=1 lr=0.3'",
@@ -296,6 +306,11 @@ def test_a_setting_that_no_run_could_have_is_found_before_anything_is_queued(
             sweep.main(command)
         assert ended.value.code == 2
         assert message in capsys.readouterr().err
+
+
+def test_a_random_sweep_may_draw_a_point_twice(tmp_path: Path) -> None:
+    lr = {"values": ["1e-4", 0.0001], "probabilities": [0.5, 0.5]}
+    assert checked_sweep(written(tmp_path, RANDOM | {"run_cap": 8, "parameters": {"lr": lr}})).count == 8
 
 
 def test_a_flag_for_all_points_does_not_replace_what_set_gives_some(

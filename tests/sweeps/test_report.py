@@ -18,6 +18,7 @@ from dcgan_dist import sweep
 from dcgan_dist.pages import PAGE_BYTES
 from dcgan_dist.pages.sweep_page import sweep_page
 from dcgan_dist.pages.sweep_plots import heat_map, mean_curves, parameter_plots
+from dcgan_dist.pages.sweep_tables import measures_table
 from dcgan_dist.results.sweep_summary import Cell, Summary, summarise
 from dcgan_dist.run_directory import RunDirectory
 from dcgan_dist.sweeps.file import Point, read_sweep
@@ -122,8 +123,12 @@ def test_a_step_that_is_asked_for_takes_runs_that_have_come_so_far(tmp_path: Pat
     made_sweep(tmp_path, rows=kid_rows)
     run_of(tmp_path, 0.0003, 16, seed=0).set_status("stopped")
     sweep_file = read_sweep(tmp_path / "made.yaml")
-    assert cell(summarise(sweep_file, tmp_path / "runs"), "lr=0.0003, batch_size=16").estimate.n == 2
-    assert cell(summarise(sweep_file, tmp_path / "runs", step=100), "lr=0.0003, batch_size=16").estimate.n == 3
+    done = summarise(sweep_file, tmp_path / "runs")
+    assert cell(done, "lr=0.0003, batch_size=16").estimate.n == 2
+    assert ">Cost of a whole run<" in measures_table(done)
+    at_100 = summarise(sweep_file, tmp_path / "runs", step=100)
+    assert cell(at_100, "lr=0.0003, batch_size=16").estimate.n == 3
+    assert ">Cost of a whole run, however long it went on<" in measures_table(at_100)
     with pytest.raises(ValueError, match=r"no run has eval/kid_e_n9 at --step 150; all runs have it at 100, 200"):
         summarise(sweep_file, tmp_path / "runs", step=150)
     with pytest.raises(ValueError, match=r"no run has come to --step 300 \(1 stopped, 11 done\)"):

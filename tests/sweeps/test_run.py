@@ -301,6 +301,8 @@ MISTAKES = {
     "jobs": (("--jobs", "0"), "argument --jobs: must be a positive whole number, got '0'"),
     "processes": (("--processes", "3"), "--processes must be at most the number of GPUs here, 2, got 3"),
     "run_dir": (("--", "--run_dir=x"), "error: run_dir: each point has its own directory, and resumes there"),
+    "summary": (("--", "--summary"), "error: summary: trains nothing, and no point would ever be done"),
+    "dry_run": (("--", "--dry_run"), "error: dry_run: trains nothing, and no point would ever be done"),
     "a parameter": (("--", "--seed", "3"), "error: seed: sweep tiny.yaml gives it already"),
     "unknown": (("--", "--sede=3"), "error: unknown setting 'sede'; did you mean seed?"),
     "no shards": (("--", "--data=none"), "error: data none: not a directory of shards: no index.json"),
