@@ -19,10 +19,10 @@ from dcgan_dist.config import ComputeConfig, EvaluationConfig, TrainConfig, chan
 from dcgan_dist.distributed import collectives
 from dcgan_dist.distributed.failure import PeerError, attended, last_words
 from dcgan_dist.distributed.runtime import Runtime, start
+from dcgan_dist.evaluation.file_scores import read_files, score
 from dcgan_dist.evaluation.judging import UNMEASURED, Judge, default_extractor
 from dcgan_dist.evaluation.progress import progress
 from dcgan_dist.evaluation.real_features import RealImages, open_real_images
-from dcgan_dist.evaluation.scoring import read_files, score
 from dcgan_dist.images import write_png
 from dcgan_dist.metrics.extractors import download_inception
 from dcgan_dist.metrics.quality import NUMBERS
