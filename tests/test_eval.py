@@ -18,7 +18,7 @@ from PIL import Image
 from dcgan_dist import checkpoint, eval, train
 from dcgan_dist.cli import read_yaml
 from dcgan_dist.config import TrainConfig, changed
-from dcgan_dist.data.shards import read_index, read_pixels
+from dcgan_dist.data.shards import read_images, read_index
 from dcgan_dist.evaluation.judging import UNMEASURED
 from dcgan_dist.images import to_images
 from dcgan_dist.metrics import efflite0
@@ -205,7 +205,7 @@ def test_scores_are_the_discriminators(
     run: Path, shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Images of the shards themselves, so that decoding changes nothing; in the company of the first real images."""
-    images = read_pixels(read_index(shards))
+    images = read_images(read_index(shards))
     files = [picture(tmp_path / f"{number}.png", images[number]) for number in (20, 30)]
     found = outcome(run, "--score", *files, capsys=capsys)
     config = changed(TrainConfig(), read_yaml(run / "config.yaml"))

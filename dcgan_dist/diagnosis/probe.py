@@ -14,7 +14,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -24,8 +23,6 @@ from dcgan_dist import __version__
 from dcgan_dist.distributed import collectives
 from dcgan_dist.distributed.runtime import Runtime, wait_for
 from dcgan_dist.machine import core_numbers, cpu_model
-
-T = TypeVar("T")
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  asked for its size, nothing is written
 DISK_BYTES = 64 * 2**20

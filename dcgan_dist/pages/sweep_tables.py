@@ -137,12 +137,12 @@ def _measure_row(summary: Summary, measure: SweepMeasure) -> str:
         words.append(f"at {'images' if summary.is_by_images else 'step'} {measure.at:,}")
     if (floor := measure.floor) is not None:
         words.append(f"floor {number(floor)}")
-    cells = "".join(_measure_cell(summary, measure, place) for place in range(len(measure.cells)))
+    cells = "".join(_measure_cell(measure, place) for place in range(len(measure.cells)))
     said = ", ".join(word for word in words if word)
     return f'<tr><th scope="row">{breakable(measure.name)} <small>{said}</small></th>{cells}</tr>'
 
 
-def _measure_cell(summary: Summary, measure: SweepMeasure, place: int) -> str:
+def _measure_cell(measure: SweepMeasure, place: int) -> str:
     cell = measure.cells[place]
     if cell is None:
         return "<td>&ndash;</td>"

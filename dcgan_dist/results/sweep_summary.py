@@ -120,7 +120,7 @@ def summarise(
     settings = settings_of(points, parameters)
     chosen, reason = baseline_of(sweep, settings, wanted=baseline)
     notes: list[str] = []
-    trials = trials_of(sweep, points, settings=settings, directory=runs / sweep.name, notes=notes)
+    trials = trials_of(points, settings=settings, directory=runs / sweep.name, notes=notes)
     if all(trial.run is None for trial in trials):
         raise ValueError(f"sweep {sweep.name}: no run yet in {runs / sweep.name}")
     trials = [replace(trial, is_counted=_counts(trial, step=step, images=images)) for trial in trials]

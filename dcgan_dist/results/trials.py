@@ -139,7 +139,7 @@ def given_by(values: Mapping[str, Value]) -> dict[str, Any]:
 
 
 def trials_of(
-    sweep: Sweep, points: Sequence[Point], *, settings: Sequence[Setting], directory: Path, notes: list[str]
+    points: Sequence[Point], *, settings: Sequence[Setting], directory: Path, notes: list[str]
 ) -> list[Trial]:
     """A trial for each point; what cannot be read, or comes twice, is told in ``notes``."""
     by_name = {setting.name: setting.place for setting in settings}

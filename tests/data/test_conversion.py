@@ -11,7 +11,7 @@ from dcgan_dist.data.encoding import made_with
 from dcgan_dist.data.errors import DamagedError
 from dcgan_dist.data.permute import permutation
 from dcgan_dist.data.shard_writing import UnreadableImagesError
-from dcgan_dist.data.shards import read_pixels
+from dcgan_dist.data.shards import read_images
 from dcgan_dist.data.sources import SOURCES, Request, SourceSet
 from tests.data.made import bytes_of, converted, noise, opened, photos, settings
 
@@ -27,7 +27,7 @@ def test_slots_follow_the_permutation(source: SourceSet, tmp_path: Path) -> None
     assert [shard.file for shard in index.contents.shards] == [f"set-{n:06d}.tar" for n in range(5)]
     names = [source.records[i].name for i in permutation(40, 0)]
     expected = np.stack([noise(int(Path(name).stem)) for name in names])
-    np.testing.assert_array_equal(read_pixels(index), expected)
+    np.testing.assert_array_equal(read_images(index), expected)
 
 
 def test_the_bytes_do_not_depend_on_the_workers(source: SourceSet, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from dcgan_dist import files
 from dcgan_dist.config import DataConfig, EvaluationConfig, NetworkConfig
-from dcgan_dist.data.shards import read_index, read_pixels
+from dcgan_dist.data.shards import read_images, read_index
 from dcgan_dist.distributed import collectives
 from dcgan_dist.distributed.draws import sample_latent
 from dcgan_dist.evaluation import kept as kept_files
@@ -156,7 +156,7 @@ def test_fakes_are_compared_with_the_first_images_and_halves_with_each_other(
     flower_shards: Path, tmp_path: Path
 ) -> None:
     shards = copied(flower_shards, tmp_path)
-    images = torch.from_numpy(read_pixels(read_index(shards))).permute(0, 3, 1, 2)
+    images = torch.from_numpy(read_images(read_index(shards))).permute(0, 3, 1, 2)
     z = sample_latent(3, range(40), latent_dim=NETWORK.latent_dim, prior=NETWORK.prior, stream="evaluation")
     with torch.no_grad():
         fakes = to_pixels(generator().eval()(z.double()), NETWORK.value_range)
@@ -192,7 +192,7 @@ def test_an_extractor_without_classes_has_no_is(flower_shards: Path, tmp_path: P
 
 def test_the_data_themselves_score_best(flower_shards: Path) -> None:
     """Identity as a generator: its images are the data's, then one of them for ever."""
-    images = torch.from_numpy(read_pixels(read_index(flower_shards))).permute(0, 3, 1, 2)
+    images = torch.from_numpy(read_images(read_index(flower_shards))).permute(0, 3, 1, 2)
     data, one = features_of(images), features_of(images[:1].expand(48, -1, -1, -1))
     same, collapsed = quality(data, data), quality(data, one)
     assert same["fid"] == pytest.approx(0, abs=1e-6)
@@ -226,7 +226,7 @@ def test_a_generator_with_images_in_0_to_1_and_grey_ones(flower_shards: Path, tm
 
 
 def test_parts_and_mirrored_images(flower_shards: Path) -> None:
-    images = torch.from_numpy(read_pixels(read_index(flower_shards))).permute(0, 3, 1, 2)
+    images = torch.from_numpy(read_images(read_index(flower_shards))).permute(0, 3, 1, 2)
     labels = torch.from_numpy(read_index(flower_shards).labels)
     assert torch.equal(reals(flower_shards).pixels(3, 40), images[3:40])
     mirrored = reals(flower_shards, flip=True).pixels(3, 7)
