@@ -25,7 +25,7 @@ from dcgan_dist.collapse.picture import nearest_picture
 from dcgan_dist.collapse.pixels import Doubles, Integers, Pixels
 from dcgan_dist.collapse.reference import Reference, fit, measure
 from dcgan_dist.data.permute import permutation
-from dcgan_dist.data.shards import read_index, read_pixels
+from dcgan_dist.data.shards import read_images, read_index
 from dcgan_dist.data.synthetic import MODES, draw_flower
 from dcgan_dist.images import grid, write_png
 from dcgan_dist.sampling import sample_pixels
@@ -97,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def print_answers(title: str, directory: Path, *, picture: Path | None, cases: Path | None) -> None:
     """One row a failure, one column a measure."""
     index = read_index(directory)
-    data = read_pixels(index)
+    data = read_images(index)
     reference = fit(data, drawn=index.contents.settings.source == "synthetic")
     print(f"\n{title}: {len(data):,} images of {data.shape[1]} px, {reference.samples} samples, ", end="")
     print(f"{len(reference.bins.counts)} bins, {len(reference.colours.counts)} colour modes\n")
@@ -122,7 +122,7 @@ def print_run(run: Path) -> None:
         if reference is None:
             index = read_index(Path(config.images.data))
             drawn = index.contents.settings.source == "synthetic"
-            reference = fit(read_pixels(index), drawn=drawn, flip=config.images.flip)
+            reference = fit(read_images(index), drawn=drawn, flip=config.images.flip)
             print(f"\n{run.name}: {config.recipe} on {index.contents.settings.name}\n")
             header(["step"], reference)
             row("floor", reference.floors)

@@ -16,11 +16,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import cv2
 
-from benchmarks.loading import load, unpacked
+from benchmarks.loading import unpacked
+from benchmarks.sides import load
 from dcgan_dist.data.transforms import Target, decode
 from dcgan_dist.machine import cores
 
@@ -42,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     copies = copied(folder, arguments.scratch / "copies")
     ways: dict[str, Callable[[], None]] = {"plain": lambda: plain(files), "decode": lambda: decoded(files)}
     for workers in arguments.workers:
-        ways[f"convert {workers}"] = lambda workers=workers: converted(copies, arguments.scratch / "set", workers)
+        ways[f"convert {workers}"] = partial(converted, copies, arguments.scratch / "set", workers)
     print(f"{len(files):,} images, {cores()} cores, load averages before: {load()}")
     rates: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(arguments.rounds):

@@ -25,6 +25,7 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import Compose, Resize, ToTensor
 
+from benchmarks.sides import load
 from dcgan_dist.config import DataConfig, NetworkConfig
 from dcgan_dist.data.loader import open_loader
 from dcgan_dist.machine import cores
@@ -146,11 +147,6 @@ def training(shards: Path, run_dir: Path, *, kind: str, steps: int) -> None:
         f"\nflowers17-arch1, loader {kind}, {steps} steps, load {load()}\n"
         f"  step {step * 1000:.1f} ms, of them waiting for data {data * 1000:.3f} ms: {share:.2%}"
     )
-
-
-def load() -> str:
-    """The machine's load averages, to tell a quiet measurement from another."""
-    return " ".join(f"{value:.1f}" for value in os.getloadavg())
 
 
 if __name__ == "__main__":

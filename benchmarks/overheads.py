@@ -23,6 +23,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from benchmarks.sides import load
 from dcgan_dist.cli import read_yaml
 from dcgan_dist.config import TrainConfig, changed
 from dcgan_dist.data.loader import open_loader
@@ -153,11 +154,6 @@ def quarters(values: Sequence[float]) -> str:
         return f"{values[0]:.2%}"
     low, middle, high = statistics.quantiles(values, n=4)
     return f"{middle:.2%} ({low:.2%} to {high:.2%})"
-
-
-def load() -> str:
-    """The machine's load averages, to tell a quiet measurement from another."""
-    return " ".join(f"{value:.1f}" for value in os.getloadavg())
 
 
 if __name__ == "__main__":

@@ -21,8 +21,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from benchmarks.steps import config_of, images_of
-from dcgan_dist import gan, trial
+from dcgan_dist import gan
 from dcgan_dist.config import changed
+from dcgan_dist.diagnosis import trial
 from dcgan_dist.distributed.collectives import all_reduce, note_reduced, reduce_bucket
 from dcgan_dist.distributed.runtime import start
 from dcgan_dist.machine import cores

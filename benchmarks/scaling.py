@@ -15,9 +15,9 @@ import torch
 from rich.console import Console
 from torch.utils.flop_counter import FlopCounterMode
 
-from dcgan_dist import trial
 from dcgan_dist.cli import read_yaml
 from dcgan_dist.config import ComputeConfig, TrainConfig, changed
+from dcgan_dist.diagnosis import trial
 from dcgan_dist.distributed.runtime import start
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"

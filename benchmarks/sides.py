@@ -6,6 +6,7 @@ the median.
 """
 
 import multiprocessing
+import os
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -78,6 +79,11 @@ def in_turns(sides: Mapping[str, tuple[Setup, tuple[Any, ...]]], *, turns: int, 
             connection.close()
             process.join(10)
             process.kill()
+
+
+def load() -> str:
+    """The machine's load averages, to tell a quiet measurement from another."""
+    return " ".join(f"{value:.1f}" for value in os.getloadavg())
 
 
 def _serve(connection: Connection, setup: Setup, arguments: tuple[Any, ...], warm_up: int) -> None:

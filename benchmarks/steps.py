@@ -25,7 +25,6 @@ from dcgan_dist.data.order import Order
 from dcgan_dist.data.resident import ResidentLoader
 from dcgan_dist.data.synthetic import draw_flower
 from dcgan_dist.data.transforms import with_channels
-from dcgan_dist.distributed.draws import StepDraws, run_key
 from dcgan_dist.distributed.runtime import start
 from dcgan_dist.gan import build_gan
 from dcgan_dist.images import to_images
@@ -171,14 +170,7 @@ def losses_of(case: Case, *, dtype: str, threads: int) -> tuple[Tensor, Tensor]:
         network.load_state_dict(dict(zip(network.state_dict(), player.plain.state_dict().values(), strict=True)))
     ours, theirs = [], []
     for step in range(CHECKED_STEPS):
-        draws = StepDraws(
-            key=run_key(config.seed, torch.device("cpu")),
-            step=step,
-            batch_size=case.batch_size,
-            start=0,
-            stop=case.batch_size,
-            dtype=kind,
-        )
+        draws = training.gan.draws(step, rows=(0, case.batch_size))
         real = to_images(training.loader.batch(step), config.network.value_range, dtype=kind)
         noise = training.gan.add_instance_noise(torch.zeros_like(real), draws=draws, on="reals")
         theirs.append(program.step(real, training.gan.latent(draws, "z"), noise)[:2])

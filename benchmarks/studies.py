@@ -17,10 +17,10 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
 
 from dcgan_dist.cli import read_yaml
-from dcgan_dist.pages.sweep_summary import Summary, SweepMeasure, summarise
-from dcgan_dist.pages.sweep_trials import Setting
 from dcgan_dist.pictures import histogram_counts
-from dcgan_dist.sweeps.comparison import verdict
+from dcgan_dist.results.comparison import verdict
+from dcgan_dist.results.sweep_summary import Summary, SweepMeasure, summarise
+from dcgan_dist.results.trials import Setting
 from dcgan_dist.sweeps.file import read_sweep
 from dcgan_dist.sweeps.points import config_of, progress_of
 

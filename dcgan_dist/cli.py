@@ -1,7 +1,6 @@
 """From a YAML file and flags to one checked config, and back. The only module that knows tyro."""
 
 import contextlib
-import difflib
 import json
 import sys
 import types
@@ -19,6 +18,7 @@ from dcgan_dist.config import LENGTHS, RunConfig, TrainConfig, changed, leaves
 from dcgan_dist.manual import PROGRAM, page, recipe_names
 from dcgan_dist.recipes import CONFIGS, instead_of, recipe_file
 from dcgan_dist.terminal import fail, first_process_alone_speaks, is_first_process, takes_colours
+from dcgan_dist.words import did_you_mean
 
 _COMMANDS_OWN = ("config", "summary", "dry_run")
 """Settings that say what else than training the command does, or where its settings are."""
@@ -205,8 +205,7 @@ def settings(arguments: Sequence[str]) -> dict[str, Any]:
 
 
 def _unknown(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"unknown setting {name!r}" + (f"; did you mean {close[0]}?" if close else "")
+    return f"unknown setting {name!r}{did_you_mean(name, known)}"
 
 
 def read_recipe(given: str) -> dict[str, Any]:

@@ -113,7 +113,7 @@ class LossConfig:
     """What the networks minimise."""
 
     loss: str = "bce"
-    """Losses: bce, binary cross-entropy on logits; docs/extending.md adds one."""
+    """Losses: bce (binary cross-entropy on logits); docs/extending.md adds one."""
     smooth_fake: float = 0.0
     """Weight of the answer "fake" in the discriminator's loss on reals (one-sided smoothing)."""
     smooth_real: float = 1.0
@@ -284,9 +284,9 @@ class EvaluationConfig:
     eval_every: int = 0
     """Steps between evaluations of quality and variety; the last step has one too, unless the run is shorter than
     this. 0 is none. A signal to stop waits for the one in progress."""
-    extractor: Literal["auto", "efflite0", "inception", "pixels", "none"] = "auto"
-    """Network whose features quality is measured with; docs/metrics.md. auto: efflite0 where the extra eval is
-    installed, else none: variety alone is measured, which needs no network."""
+    extractor: str = "auto"
+    """Network whose features quality is measured with: efflite0, inception or pixels; docs/metrics.md. none: variety
+    alone is measured, which needs no network. auto: efflite0 where the extra eval is installed, else none."""
     eval_count: int = 2048
     """Generated images that are measured, and real ones they are compared with, if there are so many."""
     eval_resize: int = 0

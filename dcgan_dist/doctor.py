@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         config = _config(arguments.config)
     except ValueError as error:
         fail(str(error))
-    from dcgan_dist.examination import examine  # torch takes seconds to import, --help should not
+    from dcgan_dist.diagnosis.examination import examine  # torch takes seconds to import, --help should not
 
     if not examine(config, steps=arguments.steps, directory=arguments.path, as_json=arguments.json):
         raise SystemExit(1)

@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
     except ValueError as error:
         fail(str(error))
-    from dcgan_dist.appraisal import Task, appraise  # torch takes seconds to import, --help should not
+    from dcgan_dist.evaluation.appraisal import Task, appraise  # torch takes seconds to import, --help should not
 
     appraise(
         Task(
@@ -72,10 +72,9 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--extractor",
         default=defaults.extractor,
-        choices=("auto", "efflite0", "inception", "pixels", "none"),
         metavar="NAME",
-        help="network for features: efflite0, inception, pixels, or none for variety alone (default: efflite0 where "
-        "the extra eval is installed, else none)",
+        help="network for features: efflite0, inception or pixels; none: variety alone (default: efflite0 where the "
+        "extra eval is installed, else none)",
     )
     parser.add_argument(
         "--resize",

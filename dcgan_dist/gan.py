@@ -18,9 +18,10 @@ from dcgan_dist.distributed.draws import Dropout, StepDraws, key_dropout, run_ke
 from dcgan_dist.distributed.runtime import Runtime
 from dcgan_dist.ema import Average
 from dcgan_dist.losses import LOSSES, Loss
-from dcgan_dist.models import build_networks
+from dcgan_dist.models import build_networks, dtype_of
 from dcgan_dist.models.blocks import freeze
 from dcgan_dist.profiling import named
+from dcgan_dist.words import did_you_mean
 
 
 @dataclass
@@ -113,15 +114,24 @@ class Gan:
     average: Average | None
     """Exponential moving average of the generator, when the config asks for one."""
 
+    def __post_init__(self) -> None:
+        self._key = run_key(self.config.seed, self.device)
+
     @property
     def dtype(self) -> torch.dtype:
         """Type of weights, noise and images."""
-        return torch.float64 if self.config.compute.dtype == "float64" else torch.float32
+        return dtype_of(self.config.compute)
 
     @property
     def sampled(self) -> nn.Module:
         """The generator that samples are drawn from: the average when there is one."""
         return self.generator.plain if self.average is None else self.average.module
+
+    def draws(self, step: int, *, rows: tuple[int, int]) -> StepDraws:
+        """The randomness of a step, counted from 0, for ``rows`` (start and stop) of the global batch."""
+        start, stop = rows
+        batch_size = self.config.images.batch_size
+        return StepDraws(key=self._key, step=step, batch_size=batch_size, start=start, stop=stop, dtype=self.dtype)
 
     def latent(self, draws: StepDraws, stream: str) -> Tensor:
         """(rows, latent_dim) noise z of one stream."""
@@ -184,7 +194,8 @@ class Gan:
 def build_gan(config: TrainConfig, runtime: Runtime) -> Gan:
     """Networks, optimizers and loss of ``config`` on the runtime's device; the same random weights on every process."""
     if config.losses.loss not in LOSSES:
-        raise ValueError(f"loss must be one of {', '.join(LOSSES)}, got {config.losses.loss!r}")
+        given = config.losses.loss
+        raise ValueError(f"loss must be one of {', '.join(LOSSES)}, got {given}{did_you_mean(given, LOSSES)}")
     assert "auto" not in (config.compute.precision, config.compute.memory_format)
     generator, discriminator = build_networks(config.network, seed=config.seed)
     freeze(generator, discriminator, config.fine_tuning)
@@ -216,14 +227,7 @@ def _settle_buckets(gan: Gan, *, rows: tuple[int, int]) -> None:
     """
     buffers = [buffer for player in (gan.generator, gan.discriminator) for buffer in player.plain.buffers()]
     before = [buffer.clone() for buffer in buffers]
-    draws = StepDraws(
-        key=run_key(gan.config.seed, gan.device),
-        step=0,
-        batch_size=gan.config.images.batch_size,
-        start=rows[0],
-        stop=rows[1],
-        dtype=gan.dtype,
-    )
+    draws = gan.draws(0, rows=rows)
     fake = gan.generate(gan.latent(draws, "z"), draws=draws)
     gan.generator.backward(fake.mean())
     logits = gan.discriminate(fake.detach(), draws=draws, dropout="dropout_fake")
@@ -238,7 +242,7 @@ def _placed(network: nn.Module, config: TrainConfig, *, device: torch.device) ->
     """``network`` on the device in the config's type and memory format."""
     compute = config.compute
     memory_format = torch.channels_last if compute.memory_format == "channels_last" else torch.contiguous_format
-    dtype = torch.float64 if compute.dtype == "float64" else torch.float32
+    dtype = dtype_of(compute)
     return network.to(device=device, dtype=dtype, memory_format=memory_format)  # type: ignore[call-overload, no-any-return]
 
 

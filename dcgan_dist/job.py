@@ -38,7 +38,7 @@ from dcgan_dist.wandb_facts import flat_config, refer_to_checkpoints, refer_to_d
 from dcgan_dist.wandb_sink import WandbSink
 from dcgan_dist.words import counted
 
-TRIAL_STEPS = 5
+TIMED_STEPS = 5
 """Steps that --dry_run times, after one to warm up."""
 
 
@@ -80,7 +80,7 @@ def whole_job(config: TrainConfig) -> None:
     try:
         if config.run.summary:
             if is_first_process():
-                print_summary(config)
+                _print_summary(config)
         elif config.run.dry_run:
             _carried_out(config, _dry_run)
         else:
@@ -145,7 +145,7 @@ def _refusing() -> Iterator[None]:
         raise RefusedError(str(error)) from None
 
 
-def print_summary(config: TrainConfig) -> None:
+def _print_summary(config: TrainConfig) -> None:
     """Both networks as tables.
 
     Raises:
@@ -369,7 +369,7 @@ def _dry_run(job: Job) -> None:
         total_steps=job.total_steps,
     )
     seconds = []
-    for _ in range(1 + TRIAL_STEPS):
+    for _ in range(1 + TIMED_STEPS):
         begin = time.perf_counter()
         training.update()
         wait_for(job.runtime.device)

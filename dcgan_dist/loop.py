@@ -12,12 +12,11 @@ from dcgan_dist import checkpoint
 from dcgan_dist.clock import Clock
 from dcgan_dist.data.loader import Loader
 from dcgan_dist.distributed import collectives
-from dcgan_dist.distributed.draws import StepDraws, run_key
 from dcgan_dist.distributed.runtime import Runtime
-from dcgan_dist.game import ScoreCounter
+from dcgan_dist.evaluation.judging import Judge, Judgement
+from dcgan_dist.evaluation.score_histograms import ScoreCounter
 from dcgan_dist.gan import Gan
 from dcgan_dist.images import grid, to_images
-from dcgan_dist.judging import Judge, Judgement
 from dcgan_dist.profiling import named
 from dcgan_dist.run_directory import RunDirectory
 from dcgan_dist.sampling import sample_pixels
@@ -81,7 +80,6 @@ class Training:
         )
         self._rows = self.runtime.rows(self.gan.config.images.batch_size)
         self._first_bad = torch.full((2,), NEVER, dtype=torch.int64, device=device)  # of D and G
-        self._key = run_key(self.gan.config.seed, device)
         self._traffic = collectives.Traffic()  # of the last step
         self._saver = checkpoint.Saver()
 
@@ -99,9 +97,7 @@ class Training:
 
     def _update(self) -> StepResult:
         gan, config = self.gan, self.gan.config
-        start, stop = self._rows
-        batch_size = config.images.batch_size
-        draws = StepDraws(key=self._key, step=self.step, batch_size=batch_size, start=start, stop=stop, dtype=gan.dtype)
+        draws = gan.draws(self.step, rows=self._rows)
         with self.clock.measured("data"), named("data"):
             pixels = self.loader.batch(self.step)
         real = to_images(pixels, config.network.value_range, dtype=gan.dtype)

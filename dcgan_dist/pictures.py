@@ -41,6 +41,8 @@ LABELS = {
     "gradient_norm/d": "discriminator",
     "gradient_norm/g": "generator",
 }
+PANELS = {"loss": "loss", "score": "mean score", "gradient_norm": "gradient norm"}
+"""Titles of the curves that share a chart in a picture or page of one run, by the first part of their names."""
 HISTOGRAM_LABELS = {"real": "real", "fake": "fake", "held_out": "held-out real"}
 """The counts that a row of histograms.jsonl may have, and what they are of."""
 
@@ -48,12 +50,7 @@ HISTOGRAM_LABELS = {"real": "real", "fake": "fake", "held_out": "held-out real"}
 def plot_losses(run: RunDirectory) -> None:
     """Write losses.png: losses, scores and, where there are any, gradient norms over steps; nothing without rows."""
     found = curves(read_rows(run.metrics)[0])
-    panels = {
-        "loss": _group(found, "loss"),
-        "mean score": _group(found, "score"),
-        "gradient norm": _group(found, "grad"),
-    }
-    panels = {label: group for label, group in panels.items() if group}
+    panels = {label: group for first, label in PANELS.items() if (group := _group(found, first))}
     if not panels:
         return
     figure = _figure(9, 3 * len(panels))
@@ -70,10 +67,10 @@ def plot_losses(run: RunDirectory) -> None:
     _write(run.losses, figure)
 
 
-def _group(found: dict[str, Curve], prefix: str) -> dict[str, Curve]:
-    """The curves whose names begin so, with their labels, known ones first."""
+def _group(found: dict[str, Curve], first: str) -> dict[str, Curve]:
+    """The curves whose names have this first part, with their labels, known ones first."""
     names = [name for name in LABELS if name in found] + [name for name in found if name not in LABELS]
-    return {LABELS.get(name, name): found[name] for name in names if name.startswith(prefix) and name != RATIO}
+    return {LABELS.get(name, name): found[name] for name in names if name.partition("/")[0] == first and name != RATIO}
 
 
 def _draw(axes: "Axes", group: dict[str, Curve]) -> None:
@@ -150,7 +147,7 @@ def animate_samples(run: RunDirectory, path: Path) -> int:
     grids = run.sample_grids()
     if not grids:
         raise ValueError(f"{run.path}: no sample grids here")
-    frames = [captioned(grid, f"step {step:,}") for step, grid in (grids[i] for i in evenly(len(grids), FRAMES))]
+    frames = [_captioned(grid, f"step {step:,}") for step, grid in (grids[i] for i in evenly(len(grids), FRAMES))]
     shown = [FRAME_MILLISECONDS] * (len(frames) - 1) + [LAST_FRAME_MILLISECONDS]
     write_animation(path, frames, milliseconds=shown)
     return len(frames)
@@ -163,11 +160,11 @@ def write_comparison(run: RunDirectory) -> None:
         return
     step, last = grids[-1]
     buffer = io.BytesIO()
-    beside([captioned(run.reals, "real images"), captioned(last, f"generated, step {step:,}")]).save(buffer, "PNG")
+    beside([_captioned(run.reals, "real images"), _captioned(last, f"generated, step {step:,}")]).save(buffer, "PNG")
     write_whole(run.comparison, buffer.getvalue())
 
 
-def captioned(path: Path, caption: str) -> Image.Image:
+def _captioned(path: Path, caption: str) -> Image.Image:
     """The picture at ``path`` with a line of text above."""
     with Image.open(path) as picture:
         frame = Image.new("RGB", (picture.width, picture.height + CAPTION_PIXELS), "white")

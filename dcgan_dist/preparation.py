@@ -10,19 +10,19 @@ import torch
 from rich.console import Console
 
 from dcgan_dist import checkpoint
-from dcgan_dist.choices import chosen
+from dcgan_dist.auto_settings import chosen
 from dcgan_dist.cli import read_yaml
 from dcgan_dist.config import LENGTHS, TrainConfig, candidates, changed, plain, without_effect
 from dcgan_dist.data.loader import Loader, open_loader
 from dcgan_dist.distributed import collectives
-from dcgan_dist.distributed.draws import StepDraws, run_key
 from dcgan_dist.distributed.launcher import launcher_disagreements
 from dcgan_dist.distributed.runtime import Runtime
+from dcgan_dist.evaluation.judging import UNMEASURED, Judge, default_extractor
+from dcgan_dist.evaluation.progress import progress
 from dcgan_dist.fine_tuning import facts_of, find_origin, load_origin
 from dcgan_dist.gan import Gan, build_gan
-from dcgan_dist.judging import UNMEASURED, Judge, default_extractor
+from dcgan_dist.metrics.extractors import kind_of
 from dcgan_dist.profiling import WARM_UP
-from dcgan_dist.progress import progress
 from dcgan_dist.run_directory import RunDirectory, check_free, open_run
 from dcgan_dist.run_lock import training_alone
 from dcgan_dist.tracking import RunConsole
@@ -93,7 +93,7 @@ def prepared(config: TrainConfig, runtime: Runtime, held: contextlib.ExitStack) 
             judge = Judge(config, device=runtime.device, report=report)
         for sentence in judge.told:
             console.print(sentence)
-    _check_first_batch(config, gan, loader, device=runtime.device)
+    _check_first_batch(gan, loader)
 
     resumed = None
     if config.run.dry_run:
@@ -177,6 +177,8 @@ def _chosen_extractor(config: TrainConfig, console: Console) -> str:
         chosen = default_extractor()
         if chosen == "none":
             console.print(UNMEASURED)
+    if chosen not in ("auto", "none"):
+        kind_of(chosen)  # whether there is one, also in a dry run and where nothing is evaluated
     return chosen
 
 
@@ -198,16 +200,13 @@ def _of_the_run(config: TrainConfig, name: str, value: str) -> str:
     return value
 
 
-def _check_first_batch(config: TrainConfig, gan: Gan, loader: Loader, *, device: torch.device) -> None:
+def _check_first_batch(gan: Gan, loader: Loader) -> None:
     """Compare what the ranks are about to train on: images, and the z and positions of the first batch.
 
     Raises:
         ValueError: on every rank, naming the first thing that differs and the ranks.
     """
-    batch_size = config.images.batch_size
-    draws = StepDraws(
-        key=run_key(config.seed, device), step=0, batch_size=batch_size, start=0, stop=batch_size, dtype=gan.dtype
-    )
+    draws = gan.draws(0, rows=(0, gan.config.images.batch_size))
     first = {"z": gan.latent(draws, "z"), "positions": torch.from_numpy(loader.positions(0))}
     told = {f"{name} of the first batch": collectives.digest({name: values}) for name, values in first.items()}
     collectives.check_equal({"the images": loader.digest, **told})

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from dcgan_dist import __version__
 from dcgan_dist.clock import Account
-from dcgan_dist.collapse.reference import ColourMode
+from dcgan_dist.collapse.colours import ColourMode
 from dcgan_dist.distributed import collectives
 from dcgan_dist.distributed.runtime import Runtime
 from dcgan_dist.files import write_whole

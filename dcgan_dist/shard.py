@@ -23,10 +23,10 @@ from rich.text import Text
 
 from dcgan_dist.data.claim import Part, claimed
 from dcgan_dist.data.conversion import write_shards
-from dcgan_dist.data.convert import UnreadableImagesError, finish
 from dcgan_dist.data.errors import DamagedError
 from dcgan_dist.data.members import printable
-from dcgan_dist.data.shards import Index, read_index, read_rows, verify
+from dcgan_dist.data.shard_writing import UnreadableImagesError, finish
+from dcgan_dist.data.shards import Index, read_images, read_index, verify
 from dcgan_dist.data.sources import SOURCES, Option, Source, SourceSet
 from dcgan_dist.data.subset import names_in
 from dcgan_dist.data.transforms import Crop, Format, Resize
@@ -337,10 +337,10 @@ def _write_sheet(index: Index, path: Path) -> None:
         rows = [np.flatnonzero(index.labels == label)[:SHEET_PER_CLASS] for label in range(classes)]
         sheet = np.full((classes, SHEET_PER_CLASS, *index.shape[1:]), 255, np.uint8)  # white where a class has fewer
         for row, places in enumerate(rows):
-            sheet[row, : len(places)] = read_rows(index, places.tolist())
+            sheet[row, : len(places)] = read_images(index, places.tolist())
         picture = grid(sheet.reshape(-1, *index.shape[1:]), SHEET_PER_CLASS)
     else:
-        picture = grid(read_rows(index, range(min(SHEET_PER_CLASS**2, index.contents.images))))
+        picture = grid(read_images(index, range(min(SHEET_PER_CLASS**2, index.contents.images))))
     write_png(path, picture)
 
 

@@ -24,12 +24,12 @@ from torch import Tensor, nn
 from dcgan_dist import __version__, checkpoint
 from dcgan_dist.checkpoint import Checkpoint
 from dcgan_dist.config import NetworkConfig
-from dcgan_dist.data.typed_json import from_json
 from dcgan_dist.distributed.collectives import digest
 from dcgan_dist.distributed.draws import sample_latent
 from dcgan_dist.images import to_pixels
-from dcgan_dist.models import empty_generator
+from dcgan_dist.models import dtype_of, empty_generator
 from dcgan_dist.sampling import sample_pixels
+from dcgan_dist.typed_json import from_json
 
 FORMAT = 2
 """Version of the JSON object."""
@@ -141,7 +141,7 @@ def of_checkpoint(found: Checkpoint) -> TrainedGenerator:
     """
     config = checkpoint.config_of(found)
     network = empty_generator(config.network)
-    network = network.to(torch.float64 if config.compute.dtype == "float64" else torch.float32).to_empty(device="cpu")
+    network = network.to(dtype_of(config.compute)).to_empty(device="cpu")
     name = weights_file(found)
     checkpoint.load_network(found.path / name, network)
     weights: Literal["average", "last"] = "average" if name.startswith("ema") else "last"

@@ -1,6 +1,8 @@
 """Words for people. Standard library only."""
 
+import difflib
 import hashlib
+from collections.abc import Iterable
 
 
 def counted(number: int, noun: str) -> str:
@@ -13,3 +15,9 @@ def shortened(name: str, limit: int) -> str:
     if len(name) <= limit:
         return name
     return f"{name[: limit - 13]}-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
+
+
+def did_you_mean(given: str, known: Iterable[str]) -> str:
+    """A question that ends a message: the known name most like ``given``; empty when none is like it."""
+    close = difflib.get_close_matches(given, list(known), n=1)
+    return f"; did you mean {close[0]}?" if close else ""

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from dcgan_dist.cli import to_yaml
-from dcgan_dist.collapse.reference import ColourMode
+from dcgan_dist.collapse.colours import ColourMode
 from dcgan_dist.config import changed
 from dcgan_dist.images import write_png
 from dcgan_dist.run_directory import RunDirectory

@@ -4,8 +4,13 @@ from pathlib import Path
 
 import pytest
 
+from dcgan_dist import eval
 from dcgan_dist.cli import normalised, parse, read_yaml, settings, to_yaml
 from dcgan_dist.config import RunConfig, TrainConfig, changed, leaves
+from dcgan_dist.losses import LOSSES
+from dcgan_dist.metrics.extractors import EXTRACTORS
+from dcgan_dist.metrics.quality import NUMBERS
+from dcgan_dist.models import MODELS
 from tests.shared import RECIPES, recipe
 
 
@@ -217,6 +222,25 @@ def test_every_setting_has_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert stopped.value.code == 0
     shown = re.findall(r"^  --(\w+)", capsys.readouterr().out, re.MULTILINE)
     assert shown == [name for name, _ in leaves(TrainConfig())]
+
+
+def test_help_lists_the_rows_of_the_tables(capsys: pytest.CaptureFixture[str]) -> None:
+    """Their modules import torch, which help must not wait for: so the names stand in its text too."""
+
+    def listed(name: str, text: str) -> list[str]:
+        (found,) = re.findall(rf"{name} .*?: ([^;.:]*)[;.]", " ".join(text.split()))
+        return re.findall(r"\w+", found.replace(" or ", ", "))
+
+    with pytest.raises(SystemExit):
+        parse(["--help", "all"])
+    trainer = re.sub(r"\([^)]*\)", "", capsys.readouterr().out)
+    assert listed("--model", trainer) == list(MODELS)
+    assert listed("--loss", trainer) == list(LOSSES)
+    assert listed("--extractor", trainer) == list(EXTRACTORS)
+    assert listed("--best_metric", trainer) == [*NUMBERS, "collapse"]
+    with pytest.raises(SystemExit):
+        eval.main(["--help"])
+    assert listed("--extractor NAME", capsys.readouterr().out) == list(EXTRACTORS)
 
 
 def test_settings_are_what_parse_makes_of_flags(tmp_path: Path) -> None:

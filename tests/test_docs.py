@@ -93,6 +93,15 @@ def test_every_page_is_in_the_index() -> None:
     assert pages - set(listed) == set()
 
 
+def test_the_map_of_the_package_is_whole() -> None:
+    page = (REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    told = re.findall(r"`([a-z_]+(?:\.py|/))`", page.partition("## Where things are")[2].partition("\n## ")[0])
+    package = REPOSITORY / "dcgan_dist"
+    files = [path.name for path in package.glob("[a-z]*.py")]
+    folders = [f"{path.parent.name}/" for path in package.glob("*/__init__.py")]
+    assert sorted(told) == sorted([*files, *folders])
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_paths_in_the_text_exist(name: str) -> None:
     text = outside_of_blocks((REPOSITORY / name).read_text(encoding="utf-8"))

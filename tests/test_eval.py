@@ -18,9 +18,9 @@ from PIL import Image
 from dcgan_dist import checkpoint, eval, train
 from dcgan_dist.cli import read_yaml
 from dcgan_dist.config import TrainConfig, changed
-from dcgan_dist.data.shards import read_index, read_pixels
+from dcgan_dist.data.shards import read_images, read_index
+from dcgan_dist.evaluation.judging import UNMEASURED
 from dcgan_dist.images import to_images
-from dcgan_dist.judging import UNMEASURED
 from dcgan_dist.metrics import efflite0
 from dcgan_dist.models import build_networks
 from dcgan_dist.sampling import sample_pixels
@@ -170,7 +170,7 @@ def test_mistakes_are_one_message(run: Path, tmp_path: Path, capsys: pytest.Capt
         ((tmp_path,), "no whole checkpoint here"),
         ((run, "--count", "3"), "eval_count must be at least 20, got 3"),
         ((run, "--count", "0"), "eval_count must be positive, got 0"),
-        ((run, "--extractor", "vgg"), "argument --extractor: invalid choice: 'vgg'"),
+        ((run, "--extractor", "vgg"), "extractor must be auto, none or one of efflite0, inception, pixels, got vgg"),
         ((run, *PIXELS, "--data", tmp_path), "not a directory of shards"),
         ((run, *PIXELS, "--download"), "--download and --weights are for --extractor inception"),
         ((run, "--nearest", "n.png", "--score", "a.png"), "--nearest is a picture of samples, --score is of files"),
@@ -205,7 +205,7 @@ def test_scores_are_the_discriminators(
     run: Path, shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Images of the shards themselves, so that decoding changes nothing; in the company of the first real images."""
-    images = read_pixels(read_index(shards))
+    images = read_images(read_index(shards))
     files = [picture(tmp_path / f"{number}.png", images[number]) for number in (20, 30)]
     found = outcome(run, "--score", *files, capsys=capsys)
     config = changed(TrainConfig(), read_yaml(run / "config.yaml"))

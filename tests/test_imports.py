@@ -17,8 +17,8 @@ from tests.shared import REPOSITORY
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
 COMMANDS = ["dcgan_dist.train", *(target.partition(":")[0] for target in PROJECT["scripts"].values())]
 BEHIND_COMMANDS = [
-    "dcgan_dist.appraisal", "dcgan_dist.examination", "dcgan_dist.exporting", "dcgan_dist.judging", "dcgan_dist.pages",
-    "dcgan_dist.sweeps.report",
+    "dcgan_dist.diagnosis.examination", "dcgan_dist.evaluation.appraisal", "dcgan_dist.evaluation.judging",
+    "dcgan_dist.exporting", "dcgan_dist.pages", "dcgan_dist.sweeps.report",
 ]  # fmt: skip
 """What some commands import once they know what is asked for."""
 OPTIONAL = [

@@ -160,7 +160,7 @@ def test_rows_that_lack_keys_are_drawn(tmp_path: Path) -> None:
 
 def test_gradient_norms_have_a_panel_of_their_own(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
-    rows = [{"step": step, "loss/d": 1.0, "grad/d": 10.0**-step, "grad/g": 1.0} for step in range(5)]
+    rows = [{"step": step, "loss/d": 1.0, "gradient_norm/d": 10.0**-step, "gradient_norm/g": 1.0} for step in range(5)]
     run.metrics.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     pixels = picture(run)
     assert pixels.shape == (660, 990, 3)  # losses and norms; no scores

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from dcgan_dist import shard
-from dcgan_dist.data.shards import Index, read_index, read_pixels
+from dcgan_dist.data.shards import Index, read_images, read_index
 from dcgan_dist.data.sources import SOURCES, Subset
 from dcgan_dist.data.transforms import Target
 from tests.data.made import bytes_of, files, noise, photos, png, tar
@@ -228,7 +228,7 @@ def test_a_limit_draws_the_same_images_each_time(tmp_path: Path) -> None:
         assert convert(tmp_path / "in", out, "--limit=10", f"--subset-seed={seed}", "--quiet") == 0
         index = read_index(out)
         assert index.contents.images == 10
-        pixels = {image.tobytes() for image in read_pixels(index)}
+        pixels = {image.tobytes() for image in read_images(index)}
         assert draws.setdefault(seed, pixels) == pixels
     assert draws["0"] != draws["1"]
     assert 0 < len(draws["0"] & draws["1"]) < 10
@@ -248,7 +248,7 @@ def test_formats(kind: str, options: tuple[str, ...], tmp_path: Path) -> None:
     with tarfile.open(index.path(0)) as archive:
         assert [name.split(".")[1] for name in archive.getnames()] == [kind, "cls"] * 6
     assert index.contents.settings.target.format == kind
-    plain = read_pixels(index)
+    plain = read_images(index)
     assert plain.shape == (6, 8, 8, 1 if options else 3)
     if kind != "jpg" and not options:
         assert {image.tobytes() for image in plain} == {noise(seed).tobytes() for seed in range(6)}
@@ -285,7 +285,7 @@ def test_images_that_take_much_memory_wait_for_each_other(tmp_path: Path) -> Non
         Image.new("L", (3000, 2700), 40 * n).save(tmp_path / f"{n}.png")
     files(tmp_path / "in", {f"{n}.png": (tmp_path / f"{n}.png").read_bytes() for n in range(6)})
     assert run("folder", tmp_path / "in", "--out", tmp_path / "set", "--size=8", "--workers=3", "--quiet") == 0
-    assert sorted(read_pixels(read_index(tmp_path / "set"))[:, 0, 0, 0]) == [0, 40, 80, 120, 160, 200]
+    assert sorted(read_images(read_index(tmp_path / "set"))[:, 0, 0, 0]) == [0, 40, 80, 120, 160, 200]
 
 
 MISTAKES = {

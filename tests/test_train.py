@@ -210,7 +210,7 @@ def test_resume_with_other_settings_or_images_is_refused(
         ({"config": REPOSITORY / "configs" / "flowers17-arch2.yaml"}, "convert again with dcgan-shard ... --size 28"),
         ({"model": "flowers_arch3"}, "flowers_arch"),
         ({"image_size": 64}, "image_size"),
-        ({"loss": "hinge"}, "loss must be one of bce, got 'hinge'"),
+        ({"loss": "hinge"}, "loss must be one of bce, got hinge"),
         ({"precision": "fp16"}, "precision fp16 needs a CUDA device"),
     ],
 )

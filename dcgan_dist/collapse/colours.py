@@ -1,5 +1,7 @@
 """The colour of what is in a picture, as a point on the colour wheel; of grey pictures, their brightness."""
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,6 +14,22 @@ _BORDER = 1 / 8  # of the side: a frame of this width is taken for background
 _MIDDLE = 0.5  # standard deviation of the weight of the picture's middle, in half sides
 _CHUNK = 1024  # images at once: 150 MB at 64 pixels
 _BLACK = 1e-3  # least weight of a whole picture, so that a black or plain one has a colour: none
+
+
+@dataclass(frozen=True, kw_only=True)
+class ColourMode:
+    """A cluster of the data's colours."""
+
+    hue: float
+    """Degrees; 0 for grey data."""
+    saturation: float
+    """0 to 1; 0 for grey data."""
+    brightness: float | None
+    """0 to 1, for grey data."""
+    data_share: float
+    sample_share: float
+    reached: bool
+    """Whether samples have at least a quarter of the data's share."""
 
 
 def mean_colours(hue: Floats, saturation: Floats, weight: Floats) -> Doubles:

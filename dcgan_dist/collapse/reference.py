@@ -17,6 +17,7 @@ from dcgan_dist.collapse.clusters import (
     reached,
     worst_divergence,
 )
+from dcgan_dist.collapse.colours import ColourMode
 from dcgan_dist.collapse.pixels import Doubles, Integers, Pixels, check_pixels, mirrored_thumbnails, thumbnails
 from dcgan_dist.collapse.score import score
 from dcgan_dist.collapse.sharpness import median_sharpness
@@ -208,22 +209,6 @@ def measure(samples: Pixels, reference: Reference, *, rows: Integers | None = No
         name = f"collapse/{short}{_made_with(short, reference)}_n{reference.samples}"
         measures |= {name: value, f"{name}_floor": reference.floors[short]}
     return measures
-
-
-@dataclass(frozen=True, kw_only=True)
-class ColourMode:
-    """A cluster of the data's colours."""
-
-    hue: float
-    """Degrees; 0 for grey data."""
-    saturation: float
-    """0 to 1; 0 for grey data."""
-    brightness: float | None
-    """0 to 1, for grey data."""
-    data_share: float
-    sample_share: float
-    reached: bool
-    """Whether samples have at least a quarter of the data's share."""
 
 
 def colour_modes(samples: Pixels, reference: Reference) -> list[ColourMode]:

@@ -4,16 +4,16 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from difflib import get_close_matches
 from os import PathLike
 from pathlib import Path
 from typing import get_args
 
 from dcgan_dist.data.claim import WHOLE, Part, claimed
-from dcgan_dist.data.convert import Job, convert, convert_part, images_of
+from dcgan_dist.data.shard_writing import Job, convert, convert_part, images_of
 from dcgan_dist.data.shards import FORMAT, Index, Settings
 from dcgan_dist.data.sources import SOURCES, Request, Source, SourceSet, Subset
 from dcgan_dist.data.transforms import MAX_PIXELS, Crop, Format, Resize, Target
+from dcgan_dist.words import did_you_mean
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,9 +94,7 @@ def write_shards(
         OSError: A file cannot be read or written.
     """
     if source not in SOURCES:
-        close = get_close_matches(source, SOURCES, n=1)
-        hint = f"; did you mean {close[0]}?" if close else ""
-        raise ValueError(f"source must be one of {', '.join(SOURCES)}, got {source}{hint}")
+        raise ValueError(f"source must be one of {', '.join(SOURCES)}, got {source}{did_you_mean(source, SOURCES)}")
     row, paths, directory = SOURCES[source], tuple(map(Path, inputs)), Path(out)
     values = _values(row, options or {})
     target = Target(size, 1 if gray else 3, crop, resize, format)

@@ -24,8 +24,8 @@ from dcgan_dist.data.shards import (
     read_index,
 )
 from dcgan_dist.data.sources import Record
-from dcgan_dist.data.typed_json import from_json
 from dcgan_dist.files import write_whole
+from dcgan_dist.typed_json import from_json
 
 NOTES = ".note-*.json"
 """Pattern of their names."""

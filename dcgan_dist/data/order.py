@@ -90,10 +90,6 @@ class Order:
         self._epochs: dict[int, tuple[NDArray[np.int64], NDArray[np.int64]]] = {}
         self._windows: dict[int, NDArray[np.int64]] = {}
 
-    def epoch(self, epoch: int) -> NDArray[np.int64]:
-        """(length,) image numbers of one epoch."""
-        return self.images(epoch * self.length, (epoch + 1) * self.length)
-
     def images(self, start: int, stop: int) -> NDArray[np.int64]:
         """(stop - start,) image numbers, counted over all shards in the order of the index.
 

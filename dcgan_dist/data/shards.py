@@ -1,4 +1,4 @@
-"""A directory of shards: WebDataset tars and their index, read, checked and decoded. convert.py writes them.
+"""A directory of shards: WebDataset tars and their index, read, checked and decoded. shard_writing.py writes them.
 
 NAME-000000.tar ...  KEY.png (or jpg, webp) and KEY.cls (the class number in ASCII) of each image
 index.npy            where each image is: an array of ENTRY, shard by shard
@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 from dcgan_dist.data.errors import DamagedError
 from dcgan_dist.data.sources import ALL, SourceFile, Subset
 from dcgan_dist.data.transforms import MAX_PIXELS, Pixels, Target, decode_stored
-from dcgan_dist.data.typed_json import from_json
 from dcgan_dist.files import sha256_of
 from dcgan_dist.machine import cores
+from dcgan_dist.typed_json import from_json
 
 FORMAT = 1
 """Version of the directory's layout."""
@@ -161,42 +161,27 @@ def read_contents(directory: Path) -> Contents:
     return contents
 
 
-def read_pixels(index: Index) -> Pixels:
-    """All images, uint8 (N, H, W, C), in the order of ``index.labels``; shards are decoded in parallel.
+def read_images(index: Index, images: Sequence[int] | None = None) -> Pixels:
+    """Images, uint8 (N, H, W, C), by their places in ``index.labels``, by default all; shards are decoded in parallel.
 
     Raises:
         ValueError: If a shard is missing, has another size than the index says, or an image is damaged.
         OSError: If a shard cannot be read.
     """
-    pixels = np.empty(index.shape, np.uint8)
-    bounds = np.searchsorted(index.entries["shard"], np.arange(len(index.contents.shards) + 1))
+    wanted = range(index.contents.images) if images is None else images
+    pixels = np.empty((len(wanted), *index.shape[1:]), np.uint8)
+    positions: dict[int, list[int]] = {}  # in pixels, by shard
+    for position, image in enumerate(wanted):
+        positions.setdefault(int(index.entries["shard"][image]), []).append(position)
 
     def read(shard: int) -> None:
         data = _shard_bytes(index, shard)
-        for row in range(bounds[shard], bounds[shard + 1]):
-            pixels[row] = _decode_row(index, row, data)
+        for position in positions[shard]:
+            pixels[position] = _decode_row(index, wanted[position], data)
 
     with ThreadPoolExecutor(cores()) as pool:
-        for _ in pool.map(read, range(len(index.contents.shards))):
+        for _ in pool.map(read, positions):
             pass  # so that an error in a thread is raised here
-    return pixels
-
-
-def read_rows(index: Index, rows: Sequence[int]) -> Pixels:
-    """A few images, uint8 (len(rows), H, W, C), by their places in ``index.labels``.
-
-    Raises:
-        ValueError: As read_pixels.
-        OSError: As read_pixels.
-    """
-    pixels = np.empty((len(rows), *index.shape[1:]), np.uint8)
-    wanted: dict[int, list[int]] = {}
-    for position, row in enumerate(rows):
-        wanted.setdefault(int(index.entries["shard"][row]), []).append(position)
-    for shard, positions in wanted.items():
-        data = _shard_bytes(index, shard)
-        for position in positions:
-            pixels[position] = _decode_row(index, rows[position], data)
     return pixels
 
 

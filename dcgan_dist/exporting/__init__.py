@@ -12,12 +12,12 @@ import torch
 
 from dcgan_dist import checkpoint, trained
 from dcgan_dist.checkpoint import Checkpoint
-from dcgan_dist.data.typed_json import from_json
 from dcgan_dist.exporting.card import model_card
 from dcgan_dist.exporting.formats import FORMATS, Written, write_checked
 from dcgan_dist.files import write_whole
 from dcgan_dist.images import grid, write_png
 from dcgan_dist.sampling import sample_pixels
+from dcgan_dist.typed_json import from_json
 
 RECORD = "export.json"
 CARD = "README.md"

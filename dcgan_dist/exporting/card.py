@@ -11,8 +11,8 @@ from dcgan_dist.data.loader import digest_of, training_images
 from dcgan_dist.data.shards import Index, read_index
 from dcgan_dist.exporting.formats import FORMATS, TOLERANCE, Written
 from dcgan_dist.models import MODELS
-from dcgan_dist.pages.gather import Run, gather
-from dcgan_dist.pages.measures import beside, better, group_of, is_beside, is_collapse_score, meaning
+from dcgan_dist.results.gather import Run, gather
+from dcgan_dist.results.measures import beside, better, group_of, is_beside, is_collapse_score, meaning
 from dcgan_dist.trained import TrainedGenerator
 from dcgan_dist.words import counted
 

@@ -6,7 +6,6 @@ import io
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from dcgan_dist.distributed import collectives
 from dcgan_dist.distributed.node import this_node
 from dcgan_dist.metrics import efflite0
+from dcgan_dist.words import did_you_mean
 
 INCEPTION_SIZE = 299
 INCEPTION_SHA256 = "6726825d"
@@ -226,7 +226,19 @@ EXTRACTORS = {
         description="the pixels themselves: needs nothing, sees colours and coarse shapes alone",
     ),
 }
-"""Values of the setting ``extractor``."""
+"""Values of the setting ``extractor``, beside auto and none."""
+
+
+def kind_of(name: str) -> Kind:
+    """The row of the table that the setting ``extractor`` names.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    if name not in EXTRACTORS:
+        hint = did_you_mean(name, ("auto", "none", *EXTRACTORS))
+        raise ValueError(f"extractor must be auto, none or one of {', '.join(EXTRACTORS)}, got {name}{hint}")
+    return EXTRACTORS[name]
 
 
 def build_extractor(name: str, *, resize: int = 0, weights: str = "", device: torch.device) -> Extractor:
@@ -242,11 +254,7 @@ def build_extractor(name: str, *, resize: int = 0, weights: str = "", device: to
         ValueError: If there is no such extractor, or something it needs is missing or not what it should be.
         OSError: If a file cannot be read.
     """
-    if name not in EXTRACTORS:
-        close = get_close_matches(name, EXTRACTORS, n=1)
-        hint = f"; did you mean {close[0]}?" if close else ""
-        raise ValueError(f"extractor must be one of {', '.join(EXTRACTORS)}, got {name}{hint}")
-    kind = EXTRACTORS[name]
+    kind = kind_of(name)
     size = resize or kind.resize
     if not 8 <= size <= 1024:
         raise ValueError(f"resize must be 8 to 1024 pixels, got {size}")

@@ -2,14 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from difflib import get_close_matches
 
 import torch
 from torch import nn
 
-from dcgan_dist.config import NetworkConfig
+from dcgan_dist.config import ComputeConfig, NetworkConfig
 from dcgan_dist.models import dcgan64, flowers_arch1, flowers_arch2, mnist28, pooled
 from dcgan_dist.models.layers import dcgan_initialise, keras_initialise
+from dcgan_dist.words import did_you_mean
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +82,11 @@ _OF_ONE_PROCESS = {nn.BatchNorm1d, nn.BatchNorm2d, nn.Dropout, nn.Dropout2d}
 """Layers of torch that know one process's rows alone, or draw from a state: the run would depend on their number."""
 
 
+def dtype_of(compute: ComputeConfig) -> torch.dtype:
+    """Type of the networks' weights and statistics, and of noise and images."""
+    return torch.float64 if compute.dtype == "float64" else torch.float32
+
+
 def build_networks(config: NetworkConfig, *, seed: int) -> tuple[nn.Module, nn.Module]:
     """New (generator, discriminator) on the CPU in training mode, weights a function of ``config`` and ``seed`` alone.
 
@@ -120,9 +125,7 @@ def _model(config: NetworkConfig) -> Model:
     """The row of MODELS that ``config`` names, once it is sure to honour every field."""
     name = config.model
     if name not in MODELS:
-        close = get_close_matches(name, MODELS, n=1)
-        hint = f"; did you mean {close[0]}?" if close else ""
-        raise ValueError(f"model must be one of {', '.join(MODELS)}, got {name}{hint}")
+        raise ValueError(f"model must be one of {', '.join(MODELS)}, got {name}{did_you_mean(name, MODELS)}")
     model = MODELS[name]
     if config.image_size not in model.image_sizes:
         sizes = " or ".join(map(str, model.image_sizes))

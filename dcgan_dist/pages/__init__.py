@@ -5,8 +5,8 @@ from pathlib import Path
 
 from dcgan_dist.files import write_whole
 from dcgan_dist.pages.embed import embedded
-from dcgan_dist.pages.gather import gather
 from dcgan_dist.pages.html import page
+from dcgan_dist.results.gather import gather
 
 PAGE_BYTES = 10_000_000
 """Of a page at most, so that it can be mailed."""

@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dcgan_dist.collapse.score import ALARM
-from dcgan_dist.pages.gather import Run
-from dcgan_dist.pages.measures import beside, is_beside, is_collapse_score, meaning
-from dcgan_dist.pictures import LABELS, RATIO
+from dcgan_dist.pictures import LABELS, PANELS, RATIO
 from dcgan_dist.records import extremes
+from dcgan_dist.results.gather import Run
+from dcgan_dist.results.measures import beside, is_beside, is_collapse_score, meaning
 
 POINTS = 1000
 """At most this many of a curve, in buckets of which the least and the largest stay; a chart is 700 pixels wide."""
@@ -26,8 +26,6 @@ SECTION_OF = {"eval": "quality", "collapse": "collapse", "time": "speed"}
 """By the first part of a name; all others are part of the game."""
 UNDRAWN = ("images_seen", "comm/calls", "comm/bytes")
 """Straight lines: their last values are in the table."""
-TOGETHER = {"loss": "Loss", "score": "Mean score", "grad": "Gradient norm"}
-"""Beginnings of names whose curves share one chart when there is one run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,8 +62,8 @@ def charts(runs: Sequence[Run]) -> list[Chart]:
         if name in UNDRAWN or is_beside(name):
             continue
         first = name.partition("/")[0]
-        group = next((title for start, title in TOGETHER.items() if first.startswith(start) and name != RATIO), None)
-        title = (group or name) if len(runs) == 1 else _title(name)
+        together = first in PANELS and name != RATIO and len(runs) == 1
+        title = PANELS[first].capitalize() if together else name if len(runs) == 1 else _title(name)
         chart = found.setdefault(title, Chart(title=title, section=SECTION_OF.get(first, "game")))
         if is_collapse_score(name):
             chart.level = ALARM

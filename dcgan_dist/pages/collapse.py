@@ -4,12 +4,12 @@ import colorsys
 from collections.abc import Sequence
 from html import escape
 
-from dcgan_dist.collapse.reference import ColourMode
+from dcgan_dist.collapse.colours import ColourMode
 from dcgan_dist.collapse.score import ALARM
 from dcgan_dist.pages.embed import Pictures
-from dcgan_dist.pages.gather import Run
-from dcgan_dist.pages.measures import collapse_score
 from dcgan_dist.pages.tables import swatch
+from dcgan_dist.results.gather import Run
+from dcgan_dist.results.measures import collapse_score
 
 LISTED_ALARMS = 6
 """Of more, the first and the last are named."""

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from dcgan_dist.pages.gather import Run
 from dcgan_dist.records import evenly
+from dcgan_dist.results.gather import Run
 
 PICTURE_BYTES = 8_000_000
 """Of all pictures as text; leaves 2 of a page's 10 MB for the rest."""

@@ -12,11 +12,11 @@ from dcgan_dist.config import LENGTHS
 from dcgan_dist.pages.charts import SECTIONS, charts, points
 from dcgan_dist.pages.collapse import alarms, panel
 from dcgan_dist.pages.embed import Pictures
-from dcgan_dist.pages.gather import Run
 from dcgan_dist.pages.shell import chart_places, document, links, section, toolbar
-from dcgan_dist.pages.tables import apart, environment, numbers, settings, swatch
+from dcgan_dist.pages.tables import environment, numbers, settings, swatch
 from dcgan_dist.pictures import HISTOGRAM_LABELS, histogram_counts
 from dcgan_dist.records import evenly
+from dcgan_dist.results.gather import STATES, Run, apart
 from dcgan_dist.words import counted
 
 HISTOGRAMS = 120
@@ -25,8 +25,6 @@ DATA_SETTINGS = ("data", "image_size", "channels", "classes", "subset_size")
 """Runs that agree in these learn from the same images."""
 _FIRST = (("samples", "numbers"), ("settings", "environment"))
 """Sections that a page of one run begins with; the latter stand beside the numbers."""
-STATES = ("running", "done", "stopped", "failed")
-"""The states of status.json, which are CSS classes too."""
 
 
 def page(runs: Sequence[Run], pictures: Pictures) -> str:

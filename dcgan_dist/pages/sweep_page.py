@@ -7,15 +7,15 @@ from typing import Any
 
 from dcgan_dist.pages.charts import SECTIONS
 from dcgan_dist.pages.embed import Pictures, embedded
-from dcgan_dist.pages.gather import Run
-from dcgan_dist.pages.measures import meaning
 from dcgan_dist.pages.shell import chart_places, document, links, section, toolbar
 from dcgan_dist.pages.sweep_plots import heat_map, mean_curves, measures_data, parameter_plots
-from dcgan_dist.pages.sweep_summary import Summary
 from dcgan_dist.pages.sweep_tables import cost_table, measures_table, result, runs_table
-from dcgan_dist.pages.sweep_trials import Setting
 from dcgan_dist.pages.tables import swatch
 from dcgan_dist.records import evenly
+from dcgan_dist.results.gather import Run
+from dcgan_dist.results.measures import meaning
+from dcgan_dist.results.sweep_summary import Summary
+from dcgan_dist.results.trials import Setting
 from dcgan_dist.words import counted
 
 GRIDS = 6

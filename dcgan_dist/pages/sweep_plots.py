@@ -7,11 +7,11 @@ from itertools import product
 from typing import Any
 
 from dcgan_dist.pages.charts import Chart, charts, points
-from dcgan_dist.pages.gather import Run
-from dcgan_dist.pages.measures import meaning
-from dcgan_dist.pages.sweep_summary import Summary
-from dcgan_dist.pages.sweep_trials import Setting, setting_name
 from dcgan_dist.records import evenly
+from dcgan_dist.results.gather import Run
+from dcgan_dist.results.measures import meaning
+from dcgan_dist.results.sweep_summary import Summary
+from dcgan_dist.results.trials import Setting, setting_name
 from dcgan_dist.sweeps.file import Value
 
 LISTED_VALUES = 8

@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from html import escape
 
-from dcgan_dist.pages.measures import GROUPS, meaning
-from dcgan_dist.pages.sweep_summary import Cell, Summary, SweepMeasure
-from dcgan_dist.pages.sweep_trials import Setting
 from dcgan_dist.pages.tables import breakable, number, swatch, table
-from dcgan_dist.sweeps.comparison import SIGNIFICANT, Comparison, verdict
+from dcgan_dist.results.comparison import SIGNIFICANT, Comparison, verdict
+from dcgan_dist.results.gather import STATES
+from dcgan_dist.results.measures import GROUPS, collapse_score, meaning
+from dcgan_dist.results.sweep_summary import Cell, Summary, SweepMeasure
+from dcgan_dist.results.trials import Setting
 from dcgan_dist.words import counted
 
 COST_MEANINGS = {
@@ -136,12 +137,12 @@ def _measure_row(summary: Summary, measure: SweepMeasure) -> str:
         words.append(f"at {'images' if summary.is_by_images else 'step'} {measure.at:,}")
     if (floor := measure.floor) is not None:
         words.append(f"floor {number(floor)}")
-    cells = "".join(_measure_cell(summary, measure, place) for place in range(len(measure.cells)))
+    cells = "".join(_measure_cell(measure, place) for place in range(len(measure.cells)))
     said = ", ".join(word for word in words if word)
     return f'<tr><th scope="row">{breakable(measure.name)} <small>{said}</small></th>{cells}</tr>'
 
 
-def _measure_cell(summary: Summary, measure: SweepMeasure, place: int) -> str:
+def _measure_cell(measure: SweepMeasure, place: int) -> str:
     cell = measure.cells[place]
     if cell is None:
         return "<td>&ndash;</td>"
@@ -198,17 +199,13 @@ def runs_table(summary: Summary) -> str:
     rows = []
     for trial in summary.trials:
         run = trial.run
-        state = f'<span class="state {trial.state if trial.state in ("running", "done", "stopped", "failed") else ""}">'
+        state = f'<span class="state {trial.state if trial.state in STATES else ""}">'
         facts = [
             f"{state}{escape(trial.state)}</span>" + (f"<br><small>{escape(run.reason)}</small>" if run else ""),
             f"{run.last_step:,}" if run and run.last_step is not None else "&ndash;",
-            (f"{len(run.alarms)}" if any(map(_has_score, run.curves)) else "&ndash;") if run else "&ndash;",
+            (f"{len(run.alarms)}" if collapse_score(run) else "&ndash;") if run else "&ndash;",
             "yes" if trial.is_counted else "no",
         ]
         inside = "".join(f"<td>{fact}</td>" for fact in facts)
         rows.append(f'<tr><th scope="row">{swatch(trial.setting)}{breakable(trial.point)}</th>{inside}</tr>')
     return table("runs", ["point", "state", "steps", "alarms of collapse", "in the means"], rows=rows)
-
-
-def _has_score(name: str) -> bool:
-    return name.startswith("collapse/score")

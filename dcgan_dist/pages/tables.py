@@ -3,30 +3,9 @@
 from collections.abc import Sequence
 from html import escape
 
-from dcgan_dist.config import EvaluationConfig, LogConfig, TrainConfig, leaves
-from dcgan_dist.pages.gather import Run
-from dcgan_dist.pages.measures import GROUPS, Cell, Measure, meaning, measures
-
-_OF_THE_MACHINE = {
-    "data",
-    "loader",
-    "workers",
-    "cache_dir",
-    "cache_gigabytes",
-    "threads",
-    "timeout",
-    "tracker",
-    "project",
-}
-_MEASURING = {name for name, _ in leaves(EvaluationConfig())} - {"on_collapse", "best_metric"}
-UNMARKED = _OF_THE_MACHINE | _MEASURING | {name for name, _ in leaves(LogConfig())} | {"recipe"}
-"""Settings that say where a run ran and what it reported, not what it computed: a difference is shown, not marked."""
-
-
-def apart(runs: Sequence[Run]) -> list[str]:
-    """The settings, but those that change nothing that is computed, that are not the same in all runs."""
-    names = [name for name, _ in leaves(TrainConfig())]
-    return [name for name in names if name not in UNMARKED and len({run.settings.get(name) for run in runs}) > 1]
+from dcgan_dist.config import TrainConfig, leaves
+from dcgan_dist.results.gather import OF_THE_MACHINE, UNMARKED, Run, apart
+from dcgan_dist.results.measures import GROUPS, Cell, Measure, meaning, measures
 
 
 def numbers(runs: Sequence[Run]) -> str:
@@ -108,7 +87,7 @@ def settings(runs: Sequence[Run]) -> str:
         for place, run in enumerate(runs):
             value, recipe = run.settings.get(name), run.recipe.get(name)
             shown = ""
-            if run.settings and value != recipe and name not in _OF_THE_MACHINE | {"recipe"}:
+            if run.settings and value != recipe and name not in OF_THE_MACHINE | {"recipe"}:
                 other = True
                 shown = f' class="{"noted" if name in UNMARKED else "differs"}"'
             was = f"<br><small>{run.recipe_name.partition(' ')[0]}: {escape(recipe or 'none')}</small>" if shown else ""

@@ -12,9 +12,9 @@ from dcgan_dist.config import LogConfig
 from dcgan_dist.files import write_whole
 from dcgan_dist.pages import PAGE_BYTES
 from dcgan_dist.pages.sweep_page import sweep_page
-from dcgan_dist.pages.sweep_summary import Summary, SweepMeasure, summarise
-from dcgan_dist.pages.sweep_trials import Setting
-from dcgan_dist.sweeps.comparison import verdict
+from dcgan_dist.results.comparison import verdict
+from dcgan_dist.results.sweep_summary import Summary, SweepMeasure, summarise
+from dcgan_dist.results.trials import Setting
 from dcgan_dist.sweeps.file import Sweep
 from dcgan_dist.wandb_sink import bounded_settings, check_wandb_mode, wanted_mode
 

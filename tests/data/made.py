@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dcgan_dist.data.claim import claimed
-from dcgan_dist.data.convert import Job, convert
+from dcgan_dist.data.shard_writing import Job, convert
 from dcgan_dist.data.shards import FORMAT, Index, Settings
 from dcgan_dist.data.sources import SOURCES, Request, SourceSet
 from dcgan_dist.data.transforms import Target

@@ -13,7 +13,7 @@ from dcgan_dist import shard
 from dcgan_dist.config import DataConfig, NetworkConfig
 from dcgan_dist.data.loader import Loader, open_loader
 from dcgan_dist.data.order import Order
-from dcgan_dist.data.shards import read_index, read_rows
+from dcgan_dist.data.shards import read_images, read_index
 from tests.data.made import noise, photos
 
 SEED = 4
@@ -66,7 +66,7 @@ def opened(
 
 def stored(path: Path, images: NDArray[np.int64]) -> NDArray[np.uint8]:
     """(N, H, W, C): these images, read one by one."""
-    return read_rows(read_index(path), images.tolist())
+    return read_images(read_index(path), images.tolist())
 
 
 def test_a_batch_has_the_images_of_its_step(colour: Path) -> None:
@@ -186,7 +186,7 @@ def test_a_training_subset_is_the_same_at_any_world_size(colour: Path, world_siz
         assert len(set(seeds[epoch * 15 : epoch * 15 + 15])) == 15
     index = read_index(colour)
     first = np.flatnonzero(index.labels == 1)[:15]
-    assert {PIXELS[image.tobytes()] for image in read_rows(index, first.tolist())} == set(seeds)
+    assert {PIXELS[image.tobytes()] for image in read_images(index, first.tolist())} == set(seeds)
     assert len(ranks[0].first(100)) == 15
 
 

@@ -9,9 +9,9 @@ import pytest
 from webdataset.writer import TarWriter
 
 from dcgan_dist.data.claim import Part, claimed, parts_begun
-from dcgan_dist.data.convert import UnreadableImagesError, convert_part, finish, images_of
 from dcgan_dist.data.errors import DamagedError
 from dcgan_dist.data.permute import permutation
+from dcgan_dist.data.shard_writing import UnreadableImagesError, convert_part, finish, images_of
 from dcgan_dist.data.shards import Index
 from dcgan_dist.data.sources import SourceSet
 from tests.data.made import bytes_of, converted, job, opened, photos, settings

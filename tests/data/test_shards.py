@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dcgan_dist.data.shards import ENTRY, Index, read_index, read_pixels, read_rows, verify
+from dcgan_dist.data.shards import ENTRY, Index, read_images, read_index, verify
 from dcgan_dist.data.sources import SOURCES, Request
 from dcgan_dist.data.transforms import encode
 from tests.data.made import converted, noise, photos
@@ -26,13 +26,13 @@ def index(tmp_path: Path) -> Index:
 
 
 def test_pixels_come_back_in_the_order_of_the_labels(index: Index) -> None:
-    pixels = read_pixels(index)
+    pixels = read_images(index)
     assert pixels.shape == index.shape == (20, 8, 8, 3)
     seeds = {noise(seed).tobytes(): seed for seed in range(20)}
     found = [seeds[image.tobytes()] for image in pixels]
     assert sorted(found) == list(range(20))
     assert [seed % 2 for seed in found] == index.labels.tolist()
-    np.testing.assert_array_equal(read_rows(index, [19, 0, 9]), pixels[[19, 0, 9]])
+    np.testing.assert_array_equal(read_images(index, [19, 0, 9]), pixels[[19, 0, 9]])
 
 
 def test_webdataset_reads_the_same(index: Index) -> None:
@@ -43,7 +43,7 @@ def test_webdataset_reads_the_same(index: Index) -> None:
         warnings.simplefilter("ignore", ResourceWarning)  # it leaves the shards open
         samples = list(webdataset.WebDataset(urls, shardshuffle=False))
         gc.collect()
-    pixels = read_pixels(index)
+    pixels = read_images(index)
     assert all([name for name in sample if name[0] != "_"] == ["png", "cls"] for sample in samples)
     assert [int(sample["cls"]) for sample in samples] == index.labels.tolist()
     assert [sample["png"] for sample in samples] == [encode(image, "png") for image in pixels]
@@ -130,15 +130,15 @@ def test_reading_and_verifying_notice_damaged_shards(index: Index) -> None:
     first, second, third = (index.path(shard) for shard in range(3))
     first.write_bytes(first.read_bytes()[:-1])
     with pytest.raises(ValueError, match=r"set-000000\.tar: must have .* bytes, has"):
-        read_pixels(index)
+        read_images(index)
     second.unlink()
     with pytest.raises(ValueError, match=r"set-000001\.tar: is missing"):
-        read_rows(index, [8])
+        read_images(index, [8])
     data = bytearray(third.read_bytes())
     data[int(index.entries["offset"][16]) + 1] ^= 1
     third.write_bytes(data)
     with pytest.raises(ValueError, match=r"set-000002\.tar: is damaged: its sha256"):
-        read_rows(index, [16])
+        read_images(index, [16])
     assert verify(index, report=lambda count: None) == [
         f"{first}: is damaged: its size or sha256 is not the one in the index",
         f"{second}: is missing",

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dcgan_dist.data.shards import read_index, read_pixels
+from dcgan_dist.data.shards import read_images, read_index
 from dcgan_dist.distributed import collectives, node
 from dcgan_dist.metrics import efflite0, extractors
 from dcgan_dist.metrics.extractors import EXTRACTORS, Extractor, build_extractor
@@ -65,7 +65,7 @@ def test_efflite0_gives_the_numbers_of_the_package_it_was_published_with() -> No
 def test_efflite0_knows_a_daisy(tmp_path: Path) -> None:
     archive = SHARED / "data" / "flowers17" / "17flowers.tgz"
     shard(["flowers17", str(archive), "--out", str(tmp_path), "--size", "64", "--classes", "daisy", "--quiet"])
-    pixels = torch.from_numpy(read_pixels(read_index(tmp_path))).permute(0, 3, 1, 2)
+    pixels = torch.from_numpy(read_images(read_index(tmp_path))).permute(0, 3, 1, 2)
     _, logits = build_extractor("efflite0", device=CPU)(pixels)
     assert logits is not None
     assert (logits.argmax(dim=1) == DAISY).double().mean() > 0.85
@@ -168,7 +168,7 @@ def test_names_say_a_resize_that_is_not_the_usual_one() -> None:
     [
         (
             {"name": "eflite0"},
-            "extractor must be one of efflite0, inception, pixels, got eflite0; did you mean efflite0?",
+            "extractor must be auto, none or one of efflite0, inception, pixels, got eflite0; did you mean efflite0?",
         ),
         ({"name": "pixels", "resize": 4}, "resize must be 8 to 1024 pixels, got 4"),
         ({"name": "pixels", "weights": "w.pth"}, "weights are for extractor inception alone, got w.pth"),

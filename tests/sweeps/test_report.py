@@ -18,15 +18,15 @@ from dcgan_dist import sweep
 from dcgan_dist.pages import PAGE_BYTES
 from dcgan_dist.pages.sweep_page import sweep_page
 from dcgan_dist.pages.sweep_plots import heat_map, mean_curves, parameter_plots
-from dcgan_dist.pages.sweep_summary import Cell, Summary, summarise
 from dcgan_dist.pages.sweep_tables import measures_table
+from dcgan_dist.results.sweep_summary import Cell, Summary, summarise
 from dcgan_dist.run_directory import RunDirectory
 from dcgan_dist.sweeps.file import Point, read_sweep
 from dcgan_dist.sweeps.report import table_csv, write_sweep_report
 from tests.locks import end, hold
+from tests.pages.test_pages import data_of
 from tests.shared import REPOSITORY
 from tests.sweeps.made import KID, TEXT, Rows, kid_rows, made_sweep
-from tests.test_pages import data_of
 
 
 @pytest.fixture(autouse=True)

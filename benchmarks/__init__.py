@@ -1,0 +1,1 @@
+"""What training and converting cost, measured: each file says how to run it; results.md has the numbers."""

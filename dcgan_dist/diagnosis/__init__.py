@@ -1,0 +1,1 @@
+"""What dcgan-doctor does: what it measures, the steps it compares, and what it makes of them."""

@@ -1,0 +1,1 @@
+"""How good and how varied a generator's images are, during a run and for dcgan-eval."""
