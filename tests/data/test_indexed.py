@@ -121,7 +121,7 @@ def test_only_so_much_is_decoded_ahead(shards: Path) -> None:
 
 def test_the_default_number_of_workers_follows_from_the_cores(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for cores, expected in [(1, 0), (2, 1), (4, 3), (64, 4)]:
-        monkeypatch.setattr("dcgan_dist.data.loader.cores", lambda cores=cores: cores)
+        monkeypatch.setattr("dcgan_dist.distributed.node.core_numbers", lambda cores=cores: frozenset(range(cores)))
         with opened(shards, "indexed") as loader:
             assert loader.settings == {"loader": "indexed", "workers": expected}
 
