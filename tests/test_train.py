@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import wandb
 import yaml
 from PIL import Image
 from torch import Tensor
@@ -459,6 +460,7 @@ def test_trouble_with_wandb_does_not_end_training(
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # nobody listens there
     monkeypatch.setattr(wandb_sink, "START_SECONDS", 2)
+    wandb.teardown()  # W&B reads its environment once in a process
     train.main(flags(flower_shards, tmp_path / "run", max_steps=1, tracker="wandb"))
     assert "going on offline" in capsys.readouterr().err
     assert status(tmp_path / "run")["state"] == "done"
