@@ -371,7 +371,7 @@ def wait_for(path: Path) -> None:
         time.sleep(0.01)
 
 
-DRAWN = ["--size", "8", "--count", "400", "--shard-images", "10"]
+DRAWN = ["--size", "8", "--count", "800", "--shard-images", "10"]
 
 
 @pytest.fixture(scope="module")
